@@ -1,0 +1,146 @@
+"""Components: modules whose constructor is their configuration.
+
+A component's arguments are JSON values or other components, so a whole model is a nested JSON object:
+
+    {"type": "vae.VAE", "prior": {"type": "priors.StandardNormal", "num_latents": 2}, ...}
+
+`spec()` reads that object back from a live model, and `build()` makes the model again. Only classes in the registry are
+built: a class enters it when it is defined, so nothing that a file names can be imported, let alone run.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from vaekit.errors import ConfigError, ModelFormatError
+from vaekit.types import Json
+
+_registry: dict[str, type[Component]] = {}
+
+
+class Component(nn.Module):
+    """A module that knows the arguments it was made with.
+
+    Subclasses store a component argument under the argument's own name; `spec()` then sees a part that was replaced
+    after construction. Arguments are JSON values (None, bool, int, float, str, lists and dicts of them) or components.
+
+    Example:
+        >>> class Shift(Component):
+        ...     def __init__(self, by: float = 1.0) -> None:
+        ...         super().__init__()
+        ...         self.by = by
+        >>> Shift(2.0).spec()
+        {'type': 'component.Shift', 'by': 2.0}
+        >>> Shift.from_spec({'type': 'component.Shift', 'by': 3.0}).by
+        3.0
+    """
+
+    _arguments: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.registered_name = f"{_module_name(cls)}.{cls.__qualname__}"
+        _registry[cls.registered_name] = cls
+
+    registered_name = "component.Component"
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Remembers the arguments, defaults included."""
+        self = super().__new__(cls)
+        try:
+            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+        except TypeError:
+            return self  # a copy is being made, or __init__ is about to raise the same error with its own message
+        bound.apply_defaults()
+        named = {name for name, p in bound.signature.parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        arguments = {name: value for name, value in list(bound.arguments.items())[1:] if name in named}
+        object.__setattr__(self, "_arguments", arguments)
+        return self
+
+    def spec(self) -> Json:
+        """The JSON object that makes this component again (its structure, not its weights).
+
+        Raises:
+            ConfigError: if an argument is neither a JSON value nor a component.
+        """
+        described = {"type": self.registered_name}
+        for name, value in self._arguments.items():
+            live = getattr(self, name, None)
+            described[name] = _describe(live if isinstance(live, Component) else value, f"{self.registered_name}({name}=...)")
+        return described
+
+    @classmethod
+    def from_spec(cls, spec: Json) -> Self:
+        """Builds a component of this class, or of a subclass, from its spec.
+
+        Raises:
+            ModelFormatError: if the spec names an unknown type, lacks an argument, or is of another class.
+        """
+        component = build(spec)
+        if not isinstance(component, cls):
+            raise ModelFormatError(f"A {cls.__name__} must be here, found {spec['type']}. The spec is of another part.")
+        return component
+
+
+def registered(base: type[Component] = Component) -> dict[str, type[Component]]:
+    """All final components below `base`, by registered name. Abstract ones are left out."""
+    return {name: cls for name, cls in sorted(_registry.items()) if issubclass(cls, base) and not inspect.isabstract(cls)}
+
+
+def build(spec: Json) -> Component:
+    """Builds the component that a spec describes.
+
+    Raises:
+        ModelFormatError: if the spec is malformed, names a type that is not registered, or its arguments do not fit.
+    """
+    if not isinstance(spec, dict) or not isinstance(spec.get("type"), str):
+        raise ModelFormatError(f'A component spec must be an object with a "type", found {str(spec)[:80]!r}.')
+    cls = _registry.get(spec["type"])
+    if cls is None:
+        raise ModelFormatError(
+            f"A component must be registered, found the type {spec['type']!r}. If it is your own class, import the module that "
+            "defines it before loading; if it is of a later vaekit, upgrade."
+        )
+    arguments = {name: _rebuild(value) for name, value in spec.items() if name != "type"}
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelFormatError(f"The spec of {spec['type']} must fit its arguments, but: {error}") from error
+
+
+def _module_name(cls: type) -> str:
+    """The module as it stands in specs: inside vaekit without the package, elsewhere in full."""
+    return cls.__module__.removeprefix("vaekit.")
+
+
+def _describe(value: Any, where: str) -> Any:
+    if isinstance(value, Component):
+        return value.spec()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_describe(item, where) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _describe(item, where) for key, item in value.items()}
+    raise ConfigError(f"{where} must be a JSON value or a Component to be saved, got {type(value).__name__}.")
+
+
+def _rebuild(value: Any) -> Any:
+    if isinstance(value, dict) and "type" in value:
+        return build(value)
+    if isinstance(value, dict):
+        return {key: _rebuild(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rebuild(item) for item in value]
+    return value
+
+
+def device_of(component: nn.Module) -> torch.device:
+    """The device that a component's parameters and buffers lie on; the CPU if it has none."""
+    for tensor in (*component.parameters(), *component.buffers()):
+        return tensor.device
+    return torch.device("cpu")

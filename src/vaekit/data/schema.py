@@ -1,0 +1,120 @@
+"""What a data set is: its kind, shape, values and columns, as JSON.
+
+The schema chooses the parts of the model, is saved with it, and is what later data is checked against.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from vaekit.errors import DataError
+
+UNKNOWN = -1
+"""The code of a category that is missing or was never seen."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Column(_Record):
+    """A column beside the data, such as the label: what a model may be conditioned on.
+
+    Attributes:
+        name: as in the file; class folders and `y` arrays become `label`.
+        kind: `categorical`: codes 0..len(categories)-1, or `UNKNOWN`.
+        categories: each category as it prints.
+    """
+
+    name: str
+    kind: Literal["categorical"] = "categorical"
+    categories: tuple[str, ...]
+
+    def code(self, value: str) -> int:
+        """The code of a category, by its printed form.
+
+        Raises:
+            DataError: if it is not one of the categories.
+        """
+        if str(value) not in self.categories:
+            known = ", ".join(self.categories[:20]) + (", ..." if len(self.categories) > 20 else "")
+            raise DataError(f"`{self.name}` must be one of {known}; got {value!r}.")
+        return self.categories.index(str(value))
+
+
+class Source(_Record):
+    """The form in which the data came, and in which outputs are given back.
+
+    Attributes:
+        form: where it came from.
+        layout: how an example lies in the source: `CHW`, `HWC`, `HW` (images), `flat` (vectors).
+        dtype: NumPy name of the source's values.
+        size: (H, W) that differing images were brought to; None where every file was used as it is.
+        fit: how: `crop` (cover, then cut the centre), `resize` (stretch), `pad` (fit inside, black border).
+    """
+
+    form: Literal["folder", "zip", "npy", "npz", "idx", "array"]
+    layout: Literal["CHW", "HWC", "HW", "flat"]
+    dtype: str
+    size: tuple[int, int] | None = None
+    fit: Literal["crop", "resize", "pad"] | None = None
+
+
+class Schema(_Record):
+    """A data set in one record.
+
+    Attributes:
+        kind: `images` with shape (C, H, W), or `vectors` with shape (D,).
+        shape: the shape of one example as the model sees it.
+        values: `binary` (two levels), `levels` (a grid of levels), or `continuous`.
+        levels: the number of levels V, for binary and levels; a stored value is a level 0..V-1.
+        offset, step: a source value is offset + step * level (binary and levels).
+        low, high: the least and the greatest source value that was seen.
+        dtype: the storage dtype: uint8 or uint16 for levels, float32 for continuous.
+        columns: what lies beside the data, such as the label.
+        source: the form that the data came in.
+        num_examples: how many there were.
+        missing: whether some elements are missing.
+    """
+
+    kind: Literal["images", "vectors"]
+    shape: tuple[int, ...] = Field(min_length=1)
+    values: Literal["binary", "levels", "continuous"]
+    levels: int | None = None
+    offset: float = 0.0
+    step: float = 1.0
+    low: float
+    high: float
+    dtype: Literal["uint8", "uint16", "float32"]
+    columns: tuple[Column, ...] = ()
+    source: Source
+    num_examples: int
+    missing: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.levels is None) != (self.values == "continuous"):
+            raise ValueError("`levels` must be given for binary and levels, and only there")
+        if self.kind == "images" and len(self.shape) != 3:
+            raise ValueError(f"images must have the shape (C, H, W), got {self.shape}")
+        return self
+
+    @property
+    def num_dimensions(self) -> int:
+        """How many values an example has: C*H*W, or D."""
+        return math.prod(self.shape)
+
+    def column(self, name: str) -> Column:
+        """The column of that name.
+
+        Raises:
+            DataError: if there is none.
+        """
+        for column in self.columns:
+            if column.name == name:
+                return column
+        known = ", ".join(column.name for column in self.columns) or "no columns"
+        raise DataError(f"The data must have a column `{name}`; it has {known}.")

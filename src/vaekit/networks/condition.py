@@ -1,0 +1,50 @@
+"""From columns such as a label to the features that every part is conditioned on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.component import Component
+from vaekit.errors import ConfigError
+from vaekit.types import Condition
+
+
+class ConditionEncoder(Component):
+    """One embedding a categorical column, concatenated: (B,) codes to (B, F).
+
+    The code -1 is "unknown" and has an embedding of its own, so a model can be asked for any value, and rows whose label
+    is missing still teach it.
+
+    Args:
+        categories: the number of categories of each column, by name, in the order of concatenation.
+        features: width of each column's embedding.
+
+    Example:
+        >>> ConditionEncoder({"label": 10}, features=4)({"label": torch.tensor([3, -1])}).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(self, categories: Mapping[str, int], features: int = 16) -> None:
+        super().__init__()
+        if not categories or min(categories.values()) < 1:
+            raise ConfigError(f"`categories` must give at least one column with at least one category, got {dict(categories)}.")
+        self.categories = dict(categories)
+        self.embeddings = nn.ModuleList(nn.Embedding(count + 1, features) for count in categories.values())
+        self.out_features = features * len(categories)
+
+    def forward(self, condition: Condition) -> Tensor:
+        """(B, F) features of the columns.
+
+        Raises:
+            ConfigError: if a column is missing.
+        """
+        missing = [name for name in self.categories if name not in condition]
+        if missing:
+            raise ConfigError(f"The model is conditioned on {', '.join(self.categories)}; {', '.join(missing)} must be given.")
+        parts = [
+            embedding(condition[name].long() + 1) for name, embedding in zip(self.categories, self.embeddings, strict=True)
+        ]
+        return torch.cat(parts, dim=-1)

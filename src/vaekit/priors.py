@@ -1,0 +1,91 @@
+"""p(z|c): where latents come from before any data is seen.
+
+A prior is a module whose call returns a distribution over latents of event shape *Z. Its batch shape is () where it does
+not depend on the condition, else (B,). `temperature` multiplies the scales: below 1, samples are more typical and less varied.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Distribution, MixtureSameFamily
+
+from vaekit.component import Component
+from vaekit.distributions import Independent, diagonal_normal, mixture_of_normals
+from vaekit.errors import ConfigError
+
+
+class Prior(Component, abc.ABC):
+    """A module whose call returns p(z|c) over latents of shape `shape`."""
+
+    shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def forward(self, condition: Tensor | None = None, temperature: float = 1.0) -> Distribution:
+        """p(z|c).
+
+        Args:
+            condition: (B, F) features, or None.
+            temperature: factor on the scales, > 0.
+        """
+
+
+def _check_num_latents(num_latents: int) -> int:
+    if num_latents < 1:
+        raise ConfigError(f"`num_latents` must be at least 1, got {num_latents}.")
+    return num_latents
+
+
+class StandardNormal(Prior):
+    """p(z) = N(0, I).
+
+    Args:
+        num_latents: D.
+
+    Example:
+        >>> round(StandardNormal(2)().log_prob(torch.zeros(2)).item(), 4)
+        -1.8379
+    """
+
+    zero: Tensor
+
+    def __init__(self, num_latents: int) -> None:
+        super().__init__()
+        self.shape = (_check_num_latents(num_latents),)
+        self.register_buffer("zero", torch.zeros(num_latents), persistent=False)
+
+    def forward(self, condition: Tensor | None = None, temperature: float = 1.0) -> Independent:
+        """N(0, temperature^2 I)."""
+        return diagonal_normal(self.zero, torch.full_like(self.zero, temperature))
+
+
+class MixtureOfNormals(Prior):
+    """p(z) = sum_m w_m N(z; mean_m, diag(scale_m^2)), learned with the rest.
+
+    Fits the aggregate posterior better than one normal, which is what a KL to the prior asks for; the KL is sampled.
+    Dilokthanakul et al., "Deep unsupervised clustering with Gaussian mixture variational autoencoders" (2016), is the use
+    of the components as clusters.
+
+    Args:
+        num_latents: D.
+        num_components: M.
+        spread: standard deviation of the initial means; the components start apart, each of scale 1.
+    """
+
+    def __init__(self, num_latents: int, num_components: int = 100, spread: float = 1.0) -> None:
+        super().__init__()
+        if num_components < 1:
+            raise ConfigError(f"`num_components` must be at least 1, got {num_components}.")
+        if not spread >= 0:
+            raise ConfigError(f"`spread` must be >= 0, got {spread}.")
+        self.shape = (_check_num_latents(num_latents),)
+        self.logits = nn.Parameter(torch.zeros(num_components))
+        self.means = nn.Parameter(torch.randn(num_components, num_latents) * spread)
+        self.raw_scale = nn.Parameter(torch.full((num_components, num_latents), 0.5413248546))  # softplus^-1(1)
+
+    def forward(self, condition: Tensor | None = None, temperature: float = 1.0) -> MixtureSameFamily:
+        """The mixture, with every component's scale multiplied by the temperature."""
+        return mixture_of_normals(self.logits, self.means, (F.softplus(self.raw_scale) + 1e-4) * temperature)

@@ -1,0 +1,120 @@
+"""The records and protocols that every tier shares.
+
+Shape letters, used in every docstring:
+
+    K  samples of the latent an example        B  examples in a batch       N  examples in a data set
+    D  latent units                            L  latent levels             F  features
+    C, H, W  channels, height, width           T  tokens                    V  vocabulary, or levels of a value
+    *S  the shape of one example (C, H, W for images)                       *Z  the shape of one latent
+
+The sample axis comes first: a latent is (K, B, *Z). Quantities are in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+Condition = Mapping[str, Tensor]
+"""What a model is conditioned on: column name -> (B,) codes (int64, -1 where unknown) or values."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B examples as they are stored, before any transform.
+
+    Attributes:
+        x: (B, *S) in the storage dtype.
+        mask: (B, *S) bool, True where observed; None where everything is.
+        condition: the columns that a model may be conditioned on, each (B,).
+    """
+
+    x: Tensor
+    mask: Tensor | None = None
+    condition: Condition | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device; copies from pinned memory do not block."""
+
+        def move(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t.to(device, non_blocking=True)
+
+        condition = None if self.condition is None else {k: v.to(device, non_blocking=True) for k, v in self.condition.items()}
+        moved = move(self.x)
+        assert moved is not None
+        return Batch(moved, move(self.mask), condition)
+
+
+@dataclass(frozen=True)
+class Latent:
+    """One level of latents: a sample and where it came from.
+
+    Attributes:
+        z: (K, B, *Z), a sample of the posterior.
+        posterior: q(z|x, c), batch shape (B,) or (K, B).
+        prior: p(z|c), batch shape (), (B,) or (K, B).
+        log_q: (K, B), log q(z|x, c) at the sample.
+        log_p: (K, B), log p(z|c) at the sample.
+    """
+
+    z: Tensor
+    posterior: Distribution
+    prior: Distribution
+    log_q: Tensor
+    log_p: Tensor
+
+
+@dataclass(frozen=True)
+class Trace:
+    """All that inference leaves behind, and all that an objective may read.
+
+    Attributes:
+        x: (B, *S), the data as the likelihood saw it.
+        likelihood: p(x|z, c), batch shape (K, B).
+        log_likelihood: (K, B), log p(x|z, c) over the observed elements.
+        latents: one record a level, the level that is sampled first at index 0.
+        mask: (B, *S) bool, True where observed, or None.
+        condition: the encoded condition (B, F), or None.
+    """
+
+    x: Tensor
+    likelihood: Distribution
+    log_likelihood: Tensor
+    latents: tuple[Latent, ...]
+    mask: Tensor | None = None
+    condition: Tensor | None = None
+
+    @property
+    def log_weights(self) -> Tensor:
+        """(K, B): log p(x|z, c) + sum over levels of log p(z|c) - log q(z|x, c)."""
+        log_weights = self.log_likelihood
+        for latent in self.latents:
+            log_weights = log_weights + latent.log_p - latent.log_q
+        return log_weights
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What a prior, posterior or likelihood asks of the network it is given.
+
+    A network maps its input to features of `out_shape`, and makes the last layer that turns those features
+    into the parameters of a family, so that families know nothing of layers and networks nothing of families.
+    """
+
+    out_shape: tuple[int, ...]
+
+    def make_head(self, num_parameters: int, event_shape: tuple[int, ...]) -> torch.nn.Module:
+        """A layer from features (..., *out_shape) to parameters (..., num_parameters, *event_shape)."""
+        ...
+
+    def __call__(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Features (..., *out_shape) of an input (..., *in_shape)."""
+        ...
+
+
+Json = dict[str, Any]

@@ -1,0 +1,122 @@
+"""The whole: prior, posterior and likelihood composed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from vaekit.component import Component
+from vaekit.distributions import MaskableDistribution
+from vaekit.errors import ConfigError
+from vaekit.likelihoods import Likelihood
+from vaekit.networks import ConditionEncoder
+from vaekit.posteriors import Posterior
+from vaekit.priors import Prior
+from vaekit.types import Condition, Latent, Trace
+
+
+class VAE(Component):
+    """One latent: p(x, z|c) = p(x|z, c) p(z|c), inferred by q(z|x, c).
+
+    Kingma, Welling, "Auto-Encoding Variational Bayes" (2014); Rezende, Mohamed, Wierstra, "Stochastic backpropagation
+    and approximate inference in deep generative models" (2014).
+
+    Args:
+        prior: p(z|c).
+        posterior: q(z|x, c).
+        likelihood: p(x|z, c).
+        condition: encodes the columns c; None for a model without conditions.
+
+    Raises:
+        ConfigError: if prior and posterior disagree on the shape of the latent.
+
+    Example:
+        >>> from vaekit import likelihoods, networks, objectives, posteriors, priors
+        >>> _ = torch.manual_seed(0)
+        >>> vae = VAE(
+        ...     prior=priors.StandardNormal(2),
+        ...     posterior=posteriors.DiagonalNormal(networks.MLP(5, [8]), num_latents=2),
+        ...     likelihood=likelihoods.Bernoulli(networks.MLP(2, [8]), shape=[5]),
+        ... )
+        >>> trace = vae(torch.ones(3, 5), num_samples=7)
+        >>> trace.log_weights.shape
+        torch.Size([7, 3])
+    """
+
+    def __init__(
+        self, prior: Prior, posterior: Posterior, likelihood: Likelihood, condition: ConditionEncoder | None = None
+    ) -> None:
+        super().__init__()
+        if tuple(prior.shape) != tuple(posterior.shape):
+            raise ConfigError(f"Prior and posterior must share the latent's shape, got {prior.shape} and {posterior.shape}.")
+        self.prior, self.posterior, self.likelihood, self.condition = prior, posterior, likelihood, condition
+
+    def forward(
+        self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None, num_samples: int = 1
+    ) -> Trace:
+        """Inference: K samples of q(z|x, c) and all densities at them.
+
+        Args:
+            x: (B, *S), on the likelihood's support; what stands at missing elements is not read.
+            condition: the columns that the model is conditioned on, each (B,).
+            mask: (B, *S) bool, True where observed.
+            num_samples: K.
+
+        Returns:
+            The trace, with z (K, B, *Z).
+        """
+        features = self.encode_condition(condition)
+        posterior = self.posterior(x, features, mask)
+        z = posterior.rsample((num_samples,))
+        prior = self.prior(features)
+        likelihood = self.likelihood(z, features)
+        latent = Latent(z, posterior, prior, posterior.log_prob(z), prior.log_prob(z))
+        return Trace(x, likelihood, masked_log_prob(likelihood, x, mask), (latent,), mask, features)
+
+    def encode_condition(self, condition: Condition | None) -> Tensor | None:
+        """(B, F) features of the columns, or None for a model without conditions.
+
+        Raises:
+            ConfigError: if a conditional model gets none, or an unconditional model gets some.
+        """
+        if self.condition is None:
+            if condition:
+                raise ConfigError(f"The model has no conditions, got {', '.join(condition)}. Train it with `condition`.")
+            return None
+        return self.condition(condition or {})
+
+    def encode(self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None) -> Distribution:
+        """q(z|x, c), batch shape (B,)."""
+        return self.posterior(x, self.encode_condition(condition), mask)
+
+    def decode(self, z: Tensor, *, condition: Condition | None = None) -> Distribution:
+        """p(x|z, c), batch shape (K, B), of latents (K, B, *Z)."""
+        return self.likelihood(z, self.encode_condition(condition))
+
+    @torch.no_grad()
+    def sample_prior(self, num_examples: int, *, condition: Condition | None = None, temperature: float = 1.0) -> Tensor:
+        """(1, B, *Z): one latent an example from p(z|c), its scales multiplied by `temperature`."""
+        if not temperature > 0:
+            raise ConfigError(f"`temperature` must be > 0, got {temperature}. Use a small value for typical samples.")
+        prior = self.prior(self.encode_condition(condition), temperature)
+        return prior.sample(() if prior.batch_shape else (num_examples,)).unsqueeze(0)
+
+    def initialize(self, x: Tensor) -> None:
+        """Data-dependent start from a batch x (B, *S)."""
+        self.likelihood.initialize(x)
+
+
+def masked_log_prob(distribution: Distribution, x: Tensor, mask: Tensor | None) -> Tensor:
+    """(*batch): log p of the observed elements of x.
+
+    Raises:
+        ConfigError: if elements are missing and the distribution cannot integrate them out.
+    """
+    if mask is None:
+        return distribution.log_prob(x)
+    if not isinstance(distribution, MaskableDistribution):
+        raise ConfigError(
+            f"{type(distribution).__name__} must take a mask in log_prob to be used with missing elements, it does not."
+        )
+    return distribution.log_prob(x, mask=mask)
