@@ -69,8 +69,9 @@ class Component(nn.Module):
         """
         described = {"type": self.registered_name}
         for name, value in self._arguments.items():
-            live = getattr(self, name, None)
-            described[name] = _describe(live if isinstance(live, Component) else value, f"{self.registered_name}({name}=...)")
+            live = getattr(self, name, value)
+            part = isinstance(value, Component) or isinstance(live, Component)
+            described[name] = _describe(live if part else value, f"{self.registered_name}({name}=...)")
         return described
 
     @classmethod
@@ -108,7 +109,7 @@ def build(spec: Json) -> Component:
     arguments = {name: _rebuild(value) for name, value in spec.items() if name != "type"}
     try:
         return cls(**arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError, ArithmeticError, MemoryError) as error:
         raise ModelFormatError(f"The spec of {spec['type']} must fit its arguments, but: {error}") from error
 
 
@@ -125,12 +126,14 @@ def _describe(value: Any, where: str) -> Any:
     if isinstance(value, list | tuple):
         return [_describe(item, where) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        if isinstance(value.get("type"), str):
+            raise ConfigError(f'{where} must not be a dict whose "type" is a string: a spec would take it for a component.')
         return {key: _describe(item, where) for key, item in value.items()}
     raise ConfigError(f"{where} must be a JSON value or a Component to be saved, got {type(value).__name__}.")
 
 
 def _rebuild(value: Any) -> Any:
-    if isinstance(value, dict) and "type" in value:
+    if isinstance(value, dict) and isinstance(value.get("type"), str):  # a column may be named "type": its value is no string
         return build(value)
     if isinstance(value, dict):
         return {key: _rebuild(item) for key, item in value.items()}

@@ -21,6 +21,7 @@ from torch import distributions as td
 from torch.distributions import Distribution
 
 from vaekit.component import Component
+from vaekit.distributions import ContinuousBernoulli as ContinuousBernoulliDistribution
 from vaekit.distributions import DiscretizedLogisticMixture as LogisticMixtureDistribution
 from vaekit.distributions import Independent, diagonal_normal
 from vaekit.errors import ConfigError
@@ -63,8 +64,13 @@ class Likelihood(Component, abc.ABC):
             condition: (B, F) features, or None.
         """
 
-    def initialize(self, x: Tensor) -> None:
-        """Sets the output bias from a batch x (B, *S), so that training starts at the marginal of each element."""
+    def initialize(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Sets the output bias from a batch x (B, *S), so that training starts at the marginal of each element.
+
+        Args:
+            x: (B, *S), data on the support; what stands at a missing element is not read.
+            mask: (B, *S) bool, True where observed, or None.
+        """
 
     def check(self, x: Tensor) -> str | None:
         """What is wrong with x as data of this family, as a sentence; None where it fits."""
@@ -77,16 +83,30 @@ def _last_bias(head: nn.Module) -> nn.Parameter | None:
     return cast(nn.Parameter, layers[-1].bias) if layers else None
 
 
+def _observed_sums(head: nn.Module, num_parameters: int, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sum and count of the observed values of x (B, *S) behind each bias of a parameter: an element's, or a channel's
+    where a convolutional head has one bias for all its pixels."""
+    bias = _last_bias(head)
+    size = 1 if bias is None else bias.numel() // num_parameters
+    observed = torch.ones_like(x, dtype=torch.bool) if mask is None else mask.expand(x.shape)
+    total, count = torch.where(observed, x, 0).float().sum(0), observed.float().sum(0)
+    return total.reshape(size, -1).sum(1), count.reshape(size, -1).sum(1)
+
+
+def _observed(x: Tensor, mask: Tensor | None) -> Tensor:
+    """(N,): the observed values of x, as floats."""
+    return (x.flatten() if mask is None else x[mask.expand(x.shape)]).float()
+
+
 def _set_bias(head: nn.Module, per_parameter: Sequence[Tensor]) -> None:
-    """Writes one value or one array of positions for each parameter into a head's bias, whichever its size admits."""
+    """Writes one value, or one for each position, of each parameter into a head's bias."""
     bias = _last_bias(head)
     if bias is None:
         return
-    each = bias.numel() // len(per_parameter)
     with torch.no_grad():
-        for i, value in enumerate(per_parameter):
-            part = bias[i * each : (i + 1) * each]
-            part.copy_(value.reshape(-1) if value.numel() == each else value.mean().expand(each))
+        bias.view(len(per_parameter), -1).copy_(
+            torch.stack(torch.broadcast_tensors(*per_parameter)).reshape(len(per_parameter), -1)
+        )
 
 
 class Bernoulli(Likelihood):
@@ -117,10 +137,10 @@ class Bernoulli(Likelihood):
         logits = self.parameters_at(z, condition).squeeze(2)
         return Independent(td.Bernoulli(logits=logits, validate_args=False), len(self.shape), validate_args=False)
 
-    def initialize(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Bias = logit of each element's mean (Burda et al., 2016), kept off the ends by half a count."""
-        mean = (x.float().sum(0) + 0.5) / (x.shape[0] + 1)
-        _set_bias(self.head, [torch.logit(mean)])
+        total, count = _observed_sums(self.head, 1, x, mask)
+        _set_bias(self.head, [torch.logit((total + 0.5) / (count + 1))])
 
     def check(self, x: Tensor) -> str | None:
         """Values must be 0 or 1."""
@@ -144,7 +164,9 @@ class ContinuousBernoulli(Likelihood):
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Independent:
         """p(x|z, c), a density over [0, 1]^S."""
         logits = self.parameters_at(z, condition).squeeze(2)
-        return Independent(td.ContinuousBernoulli(logits=logits, validate_args=False), len(self.shape), validate_args=False)
+        return Independent(
+            ContinuousBernoulliDistribution(logits=logits, validate_args=False), len(self.shape), validate_args=False
+        )
 
     def check(self, x: Tensor) -> str | None:
         """Values must lie in [0, 1]."""
@@ -182,10 +204,12 @@ class Normal(Likelihood):
         mean = parameters[:, :, 0]
         return diagonal_normal(mean, scale.expand_as(mean), len(self.shape))
 
-    def initialize(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Bias of the mean = each element's mean."""
-        if self.scale != "predicted":
-            _set_bias(self.head, [x.float().mean(0)])
+        num_parameters = 2 if self.scale == "predicted" else 1
+        total, count = _observed_sums(self.head, num_parameters, x, mask)
+        mean = total / count.clamp_min(1)
+        _set_bias(self.head, [mean, torch.zeros_like(mean)][:num_parameters])
 
     def check(self, x: Tensor) -> str | None:
         """Values must be finite."""
@@ -238,18 +262,32 @@ class DiscretizedLogisticMixture(Likelihood):
             self.shape,
         )
 
-    def initialize(self, x: Tensor) -> None:
-        """Component means at the quantiles of the levels in x, scales at their spacing, all weights equal."""
+    def initialize(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Component means at the quantiles of the levels in x, scales at their spacing, all weights equal.
+
+        A component starts grey, so its scale also covers how far the channels of a pixel lie apart.
+        """
         m, c = self.num_components, self.num_channels
-        unit = 2.0 * x.float().flatten() / (self.levels - 1) - 1.0
-        sampled = unit[torch.linspace(0, unit.numel() - 1, min(unit.numel(), 100_000)).long()]
+        observed = _observed(x, mask)
+        if observed.numel() == 0:
+            return
+        sampled = 2.0 * observed[:: -(-observed.numel() // 100_000)] / (self.levels - 1) - 1.0
         quantiles = torch.quantile(sampled, (torch.arange(m, device=x.device) + 0.5) / m)
-        spread = (sampled.std(unbiased=False) / m).clamp_min(2.0 / (self.levels - 1)).log()
+        width = torch.hypot(sampled.std(unbiased=False) / m, self._colourfulness(x, mask))
+        spread = width.clamp_min(2.0 / (self.levels - 1)).log()
         spread = spread.clamp_min(self.min_log_scale + 1e-3) - self.min_log_scale
         raw = spread + torch.log(-torch.expm1(-spread)) + self.min_log_scale
         zero = torch.zeros((), device=x.device)
         means = [quantiles[k] for k in range(m) for _ in range(c)]
         _set_bias(self.head, [zero] * m + means + [raw] * (m * c) + [zero] * (m * c * (c - 1) // 2))
+
+    def _colourfulness(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The logistic scale, on [-1, 1], of the channels of a pixel about their mean; 0 for one channel."""
+        if self.num_channels == 1:
+            return torch.zeros((), device=x.device)
+        observed = torch.ones_like(x, dtype=torch.bool) if mask is None else mask.expand(x.shape)
+        variance = torch.where(observed, x, 0).float().var(1, unbiased=False).sum() / observed[:, 0].sum()
+        return variance.sqrt() * (math.sqrt(3) / math.pi) * 2.0 / (self.levels - 1)
 
     def check(self, x: Tensor) -> str | None:
         """Values must be whole numbers 0..V-1."""
@@ -279,9 +317,9 @@ class Categorical(Likelihood):
         logits = self.parameters_at(z, condition).movedim(2, -1)
         return CategoricalLevels(td.Categorical(logits=logits, validate_args=False), len(self.shape), validate_args=False)
 
-    def initialize(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Bias = log frequency of each level over the whole batch, one count added."""
-        counts = torch.bincount(x.long().flatten(), minlength=self.levels).float() + 1.0
+        counts = torch.bincount(_observed(x, mask).long(), minlength=self.levels).float() + 1.0
         _set_bias(self.head, list((counts / counts.sum()).log()))
 
     def check(self, x: Tensor) -> str | None:
@@ -299,7 +337,7 @@ class CategoricalLevels(Independent):
 
     def log_prob(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """(*batch): sum of log softmax(logits)[x] over the observed elements."""
-        return super().log_prob(value.long(), mask)
+        return super().log_prob((value if mask is None else torch.where(mask, value, 0)).long(), mask)
 
     @property
     def mean(self) -> Tensor:

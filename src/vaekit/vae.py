@@ -49,7 +49,10 @@ class VAE(Component):
     ) -> None:
         super().__init__()
         if tuple(prior.shape) != tuple(posterior.shape):
-            raise ConfigError(f"Prior and posterior must share the latent's shape, got {prior.shape} and {posterior.shape}.")
+            raise ConfigError(
+                f"Prior and posterior must share the latent's shape, got {prior.shape} and {posterior.shape}. "
+                "Give both the same number of latents."
+            )
         self.prior, self.posterior, self.likelihood, self.condition = prior, posterior, likelihood, condition
 
     def forward(
@@ -102,9 +105,9 @@ class VAE(Component):
         prior = self.prior(self.encode_condition(condition), temperature)
         return prior.sample(() if prior.batch_shape else (num_examples,)).unsqueeze(0)
 
-    def initialize(self, x: Tensor) -> None:
-        """Data-dependent start from a batch x (B, *S)."""
-        self.likelihood.initialize(x)
+    def initialize(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Data-dependent start from a batch x (B, *S), of which `mask` (B, *S) says what is observed."""
+        self.likelihood.initialize(x, mask)
 
 
 def masked_log_prob(distribution: Distribution, x: Tensor, mask: Tensor | None) -> Tensor:

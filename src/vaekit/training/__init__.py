@@ -1,0 +1,1 @@
+"""Training: one loop, exact resume, any number of processes."""

@@ -1,0 +1,247 @@
+"""A trained model on a data set: its inputs, its random draws, and the K-sample bound of every example."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import MixtureSameFamily
+
+from vaekit import objectives
+from vaekit.component import device_of
+from vaekit.data.dataset import Dataset
+from vaekit.data.schema import UNKNOWN
+from vaekit.errors import ConfigError
+from vaekit.storage import Bundle
+from vaekit.types import Batch, Condition, Latent, Network, Trace
+from vaekit.vae import VAE
+
+Progress = Callable[[int, int], None]
+"""Called with the number of examples that are done, and of all."""
+
+MAX_ELEMENTS = 2**22
+"""Elements of the largest tensor of a chunk: 16 MiB of float32, so that a handful of temporaries stays near 64 MB."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """B examples as the model takes them, on its device.
+
+    Attributes:
+        x: (B, *S), on the likelihood's support.
+        mask: (B, *S) bool, True where observed, or None.
+        condition: the model's own columns, each (B,), -1 where unknown; None for a model without conditions.
+    """
+
+    x: Tensor
+    mask: Tensor | None
+    condition: Condition | None
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws inside start from `seed`; outside, the random state is left as it was.
+
+    Raises:
+        ConfigError: if the seed is not from 0 to 2^63 - 1.
+
+    Example:
+        >>> with seeded(0, torch.device("cpu")):
+        ...     first = torch.rand(())
+        >>> with seeded(0, torch.device("cpu")):
+        ...     bool(torch.rand(()) == first)
+        True
+    """
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"`seed` must be from 0 to 2^63 - 1, got {seed}. Use any whole number there.")
+    if device.type == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
+        return
+    index = 0 if device.index is None else device.index
+    with torch.random.fork_rng(devices=[index], device_type=device.type):
+        torch.default_generator.manual_seed(seed)
+        torch.get_device_module(device).manual_seed(seed)
+        yield
+
+
+def prepare(bundle: Bundle, batch: Batch, *, expected: bool = False) -> Inputs:
+    """A stored batch as the model takes it.
+
+    Args:
+        bundle: the model.
+        batch: B examples as they are stored.
+        expected: whether a stochastic transform gives its expectation in place of a draw: grey images that are made
+            binary by chance, x ~ Bernoulli(level / (V - 1)), then enter as the probabilities level / (V - 1).
+    """
+    device = device_of(bundle.vae)
+    batch = batch.to(device)
+    if expected and bundle.transform.stochastic:
+        assert bundle.schema.levels is not None
+        x = batch.x.float() / (bundle.schema.levels - 1)
+    else:
+        x = bundle.transform(batch.x)
+    return Inputs(x, batch.mask, condition_of(bundle.vae, batch.condition, len(batch.x)))
+
+
+def condition_of(vae: VAE, columns: Condition | None, num_examples: int) -> Condition | None:
+    """The columns that the model is conditioned on, each (B,) on its device; -1 (unknown) for those that are not given."""
+    if vae.condition is None:
+        return None
+    device = device_of(vae)
+    unknown = torch.full((num_examples,), UNKNOWN, dtype=torch.int64)
+    given = columns or {}
+    return {name: given.get(name, unknown).to(device) for name in vae.condition.categories}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The bounds of B examples: arrays (B,) in float64, nats, of the data as they are stored (densities included).
+
+    Attributes:
+        log_likelihood: the K-sample bound on log p(x|c).
+        elbo: -(rate + distortion).
+        rate: KL(q(z|x, c) || p(z|c)), closed where it can be.
+        distortion: -E_q log p(x|z, c), a mean over the K samples.
+        effective_sample_size: (sum_k w_k)^2 / sum_k w_k^2, from 1 to K: how many of the samples carry the bound.
+        num_observed: how many values of the example are observed.
+        posterior_mean: (B, D), E_q[z], all levels side by side.
+    """
+
+    log_likelihood: np.ndarray
+    elbo: np.ndarray
+    rate: np.ndarray
+    distortion: np.ndarray
+    effective_sample_size: np.ndarray
+    num_observed: np.ndarray
+    posterior_mean: np.ndarray
+
+
+class _LogSums:
+    """log sum_k w_k and log sum_k w_k^2 of weights that arrive in chunks, in float64."""
+
+    def __init__(self) -> None:
+        self.first: Tensor | None = None
+        self.second: Tensor | None = None
+        self.count = 0
+
+    def add(self, log_weights: Tensor) -> None:
+        """Takes (K, B) log-weights in."""
+        first, second = torch.logsumexp(log_weights, 0), torch.logsumexp(2 * log_weights, 0)
+        self.first = first if self.first is None else torch.logaddexp(self.first, first)
+        self.second = second if self.second is None else torch.logaddexp(self.second, second)
+        self.count += len(log_weights)
+
+    def log_mean(self) -> Tensor:
+        """(B,): log 1/K sum_k w_k."""
+        assert self.first is not None
+        return self.first - math.log(self.count)
+
+    def effective_sample_size(self) -> Tensor:
+        """(B,): (sum_k w_k)^2 / sum_k w_k^2."""
+        assert self.first is not None
+        assert self.second is not None
+        return torch.exp(2 * self.first - self.second)
+
+
+def bounds(
+    bundle: Bundle, dataset: Dataset, num_samples: int, progress: Progress | None = None
+) -> Iterator[tuple[slice, Batch, Bounds]]:
+    """The K-sample bound of every example, a block of examples at a time, in bounded memory.
+
+        L_K(x) = log 1/K sum_k p(x|z_k, c) p(z_k|c) / q(z_k|x, c),   z_k ~ q(z|x, c)
+
+    The log-weights are float32 and are summed in float64, a chunk of samples after another.
+    Burda, Grosse, Salakhutdinov, "Importance weighted autoencoders" (2016), equation 8.
+
+    A stochastic transform is drawn once an example. Draws come from the global random state: use it inside `seeded`.
+
+    Args:
+        bundle: the model.
+        dataset: N examples that fit the model's schema.
+        num_samples: K.
+        progress: called after each block.
+
+    Yields:
+        Which rows, the stored batch, and its bounds.
+
+    Raises:
+        ConfigError: if `num_samples` is less than 1.
+    """
+    if num_samples < 1:
+        raise ConfigError(f"`num_samples` must be at least 1, got {num_samples}. 100 is a good start.")
+    rows = _rows_at_once(bundle, dataset)
+    block = max(1, min(512, rows // min(num_samples, 64)))
+    for start in range(0, len(dataset), block):
+        where = slice(start, min(start + block, len(dataset)))
+        batch = dataset.batch(np.arange(where.start, where.stop))
+        yield where, batch, _block_bounds(bundle, prepare(bundle, batch), num_samples, max(1, rows // block))
+        if progress is not None:
+            progress(where.stop, len(dataset))
+
+
+@torch.inference_mode()
+def _rows_at_once(bundle: Bundle, dataset: Dataset) -> int:
+    """How many latents (samples times examples) may be decoded at once, by the widest tensor that one of them needs."""
+    vae = bundle.vae
+    trace = _trace(vae, prepare(bundle, dataset.batch([0])), 1)
+    widths = [bundle.schema.num_dimensions, math.prod(cast(Network, vae.likelihood.network).out_shape)]
+    widths.append(vae.likelihood.parameters_at(trace.latents[-1].z, trace.condition).numel())
+    for latent in trace.latents:
+        if isinstance(latent.prior, MixtureSameFamily):
+            widths.append(latent.prior.component_distribution.batch_shape[-1] * latent.z.numel())
+    return max(1, MAX_ELEMENTS // max(widths))
+
+
+@torch.inference_mode()
+def _block_bounds(bundle: Bundle, inputs: Inputs, num_samples: int, chunk: int) -> Bounds:
+    sums, rate, log_likelihood, mean = _LogSums(), 0.0, 0.0, 0.0
+    for first in range(0, num_samples, chunk):
+        k = min(chunk, num_samples - first)
+        trace = _trace(bundle.vae, inputs, k)
+        sums.add(trace.log_weights.double())
+        rate = rate + objectives.rate(trace).double() * (k / num_samples)
+        log_likelihood = log_likelihood + trace.log_likelihood.double().sum(0) / num_samples
+        mean = mean + posterior_mean(trace).double() * (k / num_samples)
+    return _in_data_units(bundle, inputs, sums, *(cast(Tensor, t) for t in (rate, log_likelihood, mean)))
+
+
+def _in_data_units(bundle: Bundle, inputs: Inputs, sums: _LogSums, rate: Tensor, log_likelihood: Tensor, mean: Tensor) -> Bounds:
+    scale = bundle.transform.log_abs_det(bundle.schema.shape)
+    num_observed = np.full(len(inputs.x), float(bundle.schema.num_dimensions))
+    if inputs.mask is not None:
+        num_observed = inputs.mask.flatten(1).sum(1).double().cpu().numpy()
+    distortion = -log_likelihood.cpu().numpy() - scale
+    return Bounds(
+        log_likelihood=sums.log_mean().cpu().numpy() + scale,
+        elbo=-(rate.cpu().numpy() + distortion),
+        rate=rate.cpu().numpy(),
+        distortion=distortion,
+        effective_sample_size=sums.effective_sample_size().cpu().numpy(),
+        num_observed=num_observed,
+        posterior_mean=mean.cpu().numpy(),
+    )
+
+
+def _trace(vae: VAE, inputs: Inputs, num_samples: int) -> Trace:
+    return vae(inputs.x, condition=inputs.condition, mask=inputs.mask, num_samples=num_samples)
+
+
+def posterior_mean(trace: Trace) -> Tensor:
+    """(B, D): E_q[z] of every level, flattened and side by side; a mean over the samples where it has no closed form."""
+    return torch.cat([_level_mean(latent).flatten(1) for latent in trace.latents], dim=1)
+
+
+def _level_mean(latent: Latent) -> Tensor:
+    try:
+        mean = latent.posterior.mean
+    except NotImplementedError:
+        mean = latent.z
+    return mean.mean(0) if mean.dim() == latent.z.dim() else mean

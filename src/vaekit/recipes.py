@@ -1,0 +1,232 @@
+"""From a schema to sensible parts: what "auto" means, and why.
+
+A recipe is nothing but a choice of components and settings. Every choice comes with a sentence that says what was chosen
+and for what reason; each of them can be overridden on its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vaekit import likelihoods, networks, posteriors, priors
+from vaekit.component import Component
+from vaekit.data.dataset import Dataset
+from vaekit.data.schema import Schema
+from vaekit.data.transforms import Binarize, Levels, Standardize, Transform
+from vaekit.errors import ConfigError, DataError
+from vaekit.likelihoods import Likelihood
+from vaekit.networks import ConditionEncoder
+from vaekit.types import Json
+from vaekit.vae import VAE
+
+LIKELIHOODS = ("auto", "bernoulli", "continuous-bernoulli", "normal", "logistic-mixture", "categorical")
+RECIPES = ("auto", "mlp", "conv")
+_LARGEST_FLAT_IMAGE = 1024
+"""Values of a grey image up to which dense layers are chosen: they are as good there and several times faster."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The parts that fit a data set.
+
+    Attributes:
+        vae: the model, fresh.
+        transform: stored values to the likelihood's support.
+        settings: defaults for the training config, which the user's own settings override.
+        reasons: a sentence for each choice.
+    """
+
+    vae: VAE
+    transform: Transform
+    settings: Json = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+
+
+def make(
+    data: Dataset,
+    recipe: str = "auto",
+    latent: int | None = None,
+    likelihood: str | None = None,
+    condition: Sequence[str] = (),
+) -> Recipe:
+    """The parts for a data set.
+
+    Args:
+        data: the examples to train on.
+        recipe: `auto`, or the kind of network: `mlp`, `conv` (images only).
+        latent: number of latent units D; None to choose.
+        likelihood: one of `LIKELIHOODS`; None for `auto`.
+        condition: names of the columns that the model is conditioned on.
+
+    Raises:
+        ConfigError: for a name that is not known, or a combination that cannot be.
+        DataError: if the data lie outside the likelihood's support, or lack a column.
+    """
+    schema = data.schema
+    family, why_family = _choose_likelihood(schema, likelihood or "auto")
+    network, why_network = _choose_network(schema, recipe)
+    num_latents, why_latent = _choose_latent(schema, latent)
+    transform, span = _transform(data, family)
+    encoder, features = _condition(schema, condition)
+    build = _flat if network == "mlp" else _convolutional
+    vae = build(schema, family, num_latents, span, encoder, features)
+    settings: Json = {"learning_rate": 1e-3, "batch_size": _batch_size(len(data), network)}
+    return Recipe(vae, transform, settings, (why_family, why_network, why_latent))
+
+
+def _choose_likelihood(schema: Schema, asked: str) -> tuple[str, str]:
+    if asked not in LIKELIHOODS:
+        raise ConfigError(f"`likelihood` must be one of {', '.join(LIKELIHOODS)}; got {asked!r}.")
+    if asked != "auto":
+        _check_support(schema, asked)
+        note = (
+            ", on pixels drawn anew from the intensities at every use"
+            if asked == "bernoulli" and (schema.levels or 2) > 2
+            else ""
+        )
+        return asked, f"Likelihood: {asked}, as asked{note}."
+    if schema.values == "binary":
+        return "bernoulli", "Likelihood: bernoulli, because every value is one of two."
+    if schema.values == "levels":
+        return (
+            "logistic-mixture",
+            f"Likelihood: mixture of discretised logistics, because the values are {schema.levels:,} levels with an order.",
+        )
+    return (
+        "normal",
+        f"Likelihood: normal with a learned scale, because the values are real numbers from {schema.low:g} to {schema.high:g}.",
+    )
+
+
+def _check_support(schema: Schema, likelihood: str) -> None:
+    levels = likelihood in ("logistic-mixture", "categorical")
+    if levels and schema.levels is None:
+        raise DataError(
+            f"The {likelihood} likelihood must have whole levels, found real numbers from {schema.low:g} to {schema.high:g}. "
+            "Use `normal`, or give `levels` if the values lie on a grid."
+        )
+    unit = schema.low >= 0 and schema.high <= 1
+    if likelihood in ("bernoulli", "continuous-bernoulli") and schema.levels is None and not unit:
+        raise DataError(
+            f"The {likelihood} likelihood must have values in [0, 1], found values from {schema.low:g} to {schema.high:g}. "
+            "Scale the data, or use `normal`."
+        )
+    if likelihood == "bernoulli" and schema.levels is None:
+        raise DataError(
+            "The bernoulli likelihood must have binary values or levels to draw from, found real numbers. Use "
+            "`continuous-bernoulli`."
+        )
+    if likelihood == "categorical" and (schema.levels or 0) > 256:
+        raise DataError(
+            f"The categorical likelihood must have at most 256 levels, found {schema.levels:,}. Use `logistic-mixture`."
+        )
+
+
+def _choose_network(schema: Schema, recipe: str) -> tuple[str, str]:
+    if recipe not in RECIPES:
+        raise ConfigError(f"`recipe` must be one of {', '.join(RECIPES)}; got {recipe!r}.")
+    if recipe == "conv" and schema.kind != "images":
+        raise ConfigError(f"The recipe `conv` must have images, found {schema.kind}. Use `mlp` or `auto`.")
+    if recipe != "auto":
+        return recipe, f"Network: {recipe}, as asked."
+    if schema.kind == "vectors":
+        return "mlp", "Network: dense layers, because the examples are vectors."
+    if schema.num_dimensions <= _LARGEST_FLAT_IMAGE and schema.shape[0] == 1:
+        return (
+            "mlp",
+            f"Network: dense layers, because the images are small ({schema.num_dimensions} values) and grey; `--recipe "
+            "conv` for convolutions.",
+        )
+    return "conv", "Network: residual convolutions, because the examples are images."
+
+
+def _choose_latent(schema: Schema, asked: int | None) -> tuple[int, str]:
+    if asked is not None:
+        if asked < 1:
+            raise ConfigError(f"`latent` must be at least 1, got {asked}.")
+        return asked, f"Latent: {asked} units, as asked."
+    dims = schema.num_dimensions
+    if schema.kind == "vectors":
+        chosen = min(32, max(1, math.ceil(dims / 2)))
+    else:
+        chosen = max(2, min(128, 2 ** round(math.log2(dims) / 2 + 0.5)))
+    return chosen, f"Latent: {chosen} units; units that the data do not need stay at the prior."
+
+
+def _transform(data: Dataset, likelihood: str) -> tuple[Transform, tuple[float, float]]:
+    """The transform, and the range of what comes out, for the network's input."""
+    schema = data.schema
+    if likelihood == "bernoulli":
+        return Binarize(schema.levels or 2), (0.0, 1.0)
+    if likelihood in ("logistic-mixture", "categorical"):
+        return Levels(), (0.0, float((schema.levels or 2) - 1))
+    if likelihood == "continuous-bernoulli":
+        return Standardize(0.0, float((schema.levels or 2) - 1)), (0.0, 1.0)
+    return Standardize.fit(data, per_dimension=schema.kind == "vectors"), (-1.0, 1.0)
+
+
+def _condition(schema: Schema, names: Sequence[str]) -> tuple[ConditionEncoder | None, int]:
+    if not names:
+        return None, 0
+    encoder = ConditionEncoder({name: len(schema.column(name).categories) for name in names})
+    return encoder, encoder.out_features
+
+
+def _likelihood(family: str, network: Component, schema: Schema) -> Likelihood:
+    shape, levels = schema.shape, schema.levels or 2
+    makers: dict[str, Callable[[], Likelihood]] = {
+        "bernoulli": lambda: likelihoods.Bernoulli(network, shape),
+        "continuous-bernoulli": lambda: likelihoods.ContinuousBernoulli(network, shape),
+        "normal": lambda: likelihoods.Normal(network, shape, scale="per_dimension" if schema.kind == "vectors" else "shared"),
+        "logistic-mixture": lambda: likelihoods.DiscretizedLogisticMixture(network, shape, levels, num_components=5),
+        "categorical": lambda: likelihoods.Categorical(network, shape, levels),
+    }
+    return makers[family]()
+
+
+def _flat(
+    schema: Schema, family: str, num_latents: int, span: tuple[float, float], encoder: ConditionEncoder | None, features: int
+) -> VAE:
+    width = int(np.clip(2 ** round(math.log2(schema.num_dimensions) / 2 + 4), 64, 512))
+    options = {"activation": "gated", "condition_features": features}
+    inward = networks.MLP(schema.shape, [width, width], input_range=span, observe_mask=schema.missing, **options)
+    outward = networks.MLP(num_latents, [width, width], **options)
+    return VAE(
+        prior=priors.StandardNormal(num_latents),
+        posterior=posteriors.DiagonalNormal(inward, num_latents),
+        likelihood=_likelihood(family, outward, schema),
+        condition=encoder,
+    )
+
+
+def _convolutional(
+    schema: Schema, family: str, num_latents: int, span: tuple[float, float], encoder: ConditionEncoder | None, features: int
+) -> VAE:
+    channels = _channels(schema)
+    inward = networks.ConvEncoder(
+        schema.shape, channels, condition_features=features, input_range=span, observe_mask=schema.missing
+    )
+    outward = networks.ConvDecoder(num_latents, schema.shape, channels, condition_features=features)
+    return VAE(
+        prior=priors.StandardNormal(num_latents),
+        posterior=posteriors.DiagonalNormal(inward, num_latents),
+        likelihood=_likelihood(family, outward, schema),
+        condition=encoder,
+    )
+
+
+def _channels(schema: Schema) -> list[int]:
+    """32 channels at full size, doubling up to 128, with enough stages to come down to about 4 x 4."""
+    stages = max(1, math.ceil(math.log2(max(schema.shape[1:]) / 4)) + 1) if max(schema.shape[1:]) > 4 else 1
+    return [min(128, 32 * 2**i) for i in range(stages)]
+
+
+def _batch_size(num_examples: int, network: str) -> int:
+    """About 50 steps an epoch, between 16 and 128 (256 for dense layers), and never more than there are examples."""
+    ceiling = 256 if network == "mlp" else 128
+    wanted = 2 ** round(math.log2(max(1, num_examples / 50)))
+    return max(1, min(num_examples, ceiling, max(16, wanted)))

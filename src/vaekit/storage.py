@@ -1,0 +1,236 @@
+"""The model folder: a trained model on disk, as JSON and safetensors.
+
+    vaekit.json         format, vaekit's version, component spec, schema, training summary, metrics, hash of the weights
+    model.safetensors   the weights
+    README.md           a model card
+    preview.png         what it generates (written where images can be)
+
+Loading reads numbers and builds registered components: no code comes from the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vaekit import __version__
+from vaekit.data.schema import Schema
+from vaekit.data.transforms import Transform
+from vaekit.data.writing import atomic_file
+from vaekit.errors import ModelFormatError
+from vaekit.types import Json
+from vaekit.vae import VAE
+
+FORMAT = 1
+"""The version of the model folder that this vaekit writes; it reads every version up to it."""
+
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, PREVIEW_FILE = "vaekit.json", "model.safetensors", "README.md", "preview.png"
+_MAX_CONFIG_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Everything that a trained model is.
+
+    Attributes:
+        vae: the model, in evaluation mode.
+        transform: stored values to the likelihood's support.
+        schema: what the data is.
+        training: a summary of the run that made it, JSON.
+        metrics: numbers that were measured on it, JSON.
+    """
+
+    vae: VAE
+    transform: Transform
+    schema: Schema
+    training: Json = field(default_factory=dict)
+    metrics: Json = field(default_factory=dict)
+
+
+def save(bundle: Bundle, folder: str | Path, files: Mapping[str, bytes] | None = None) -> Path:
+    """Writes the model folder. Each file appears whole or not at all; `vaekit.json`, which names the weights' hash, is last.
+
+    Args:
+        bundle: the model.
+        folder: made if missing; other files in it stay.
+        files: more files by name, such as the preview.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: if the folder cannot be written.
+    """
+    folder = Path(folder)
+    with atomic_file(folder / WEIGHTS_FILE) as path:
+        save_file(weights_of(bundle.vae), path)
+        digest = _sha256(path)
+    for name, content in {CARD_FILE: model_card(bundle).encode(), **(files or {})}.items():
+        with atomic_file(folder / name) as path:
+            path.write_bytes(content)
+    config = {
+        "format": FORMAT,
+        "vaekit": __version__,
+        "model": bundle.vae.spec(),
+        "transform": bundle.transform.spec(),
+        "schema": bundle.schema.model_dump(mode="json"),
+        "training": bundle.training,
+        "metrics": bundle.metrics,
+        "weights": {"file": WEIGHTS_FILE, "sha256": digest},
+        "license": "The weights belong to whoever trained them; the code that reads them is Apache-2.0.",
+    }
+    with atomic_file(folder / CONFIG_FILE) as path:
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    return folder
+
+
+def load(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
+    """Reads a model folder.
+
+    Args:
+        folder: the path of a model folder.
+        device: where the weights go.
+
+    Raises:
+        ModelFormatError: if it is no model folder, of a later format, damaged, or its weights do not fit its spec.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    try:
+        schema = Schema.model_validate(config["schema"])
+    except ValidationError as error:
+        raise ModelFormatError(
+            f"The schema in {folder / CONFIG_FILE} must be valid, but: {error.errors()[0]['msg']}. {_REMEDY}"
+        ) from None
+    weights = _read_weights(folder, config["weights"])
+    with torch.device("meta"):  # shapes first: a spec that lies about its size costs no memory
+        _check_weights(VAE.from_spec(config["model"]), weights, folder)
+    with torch.random.fork_rng(devices=[]):
+        vae = VAE.from_spec(config["model"])
+        transform = Transform.from_spec(config["transform"])
+    vae.load_state_dict(weights)
+    return Bundle(vae.eval().to(device), transform.to(device), schema, config["training"], config["metrics"])
+
+
+_REMEDY = "Copy the folder again from its source, or train anew."
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`vaekit.json` of a model folder, checked for its format and its keys.
+
+    Raises:
+        ModelFormatError: if it is missing, no JSON, of a later format, or lacks a key.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        unfinished = (folder / "training").is_dir()
+        hint = (
+            "Its training has not finished: run the same `vaekit train` with `--resume`."
+            if unfinished
+            else "Give a folder that `vaekit train` made."
+        )
+        raise ModelFormatError(f"A model folder must hold {CONFIG_FILE}, none was found in {folder}. {hint}")
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ModelFormatError(
+            f"{path} must be at most {_MAX_CONFIG_BYTES >> 20} MiB, found {path.stat().st_size} bytes. {_REMEDY}"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ModelFormatError(f"{path} must be JSON, but: {error}. {_REMEDY}") from None
+    found = config.get("format") if isinstance(config, dict) else None
+    if not isinstance(found, int) or found < 1:
+        raise ModelFormatError(f"{path} must give a format version, found {found!r}. Give a folder that `vaekit train` made.")
+    if found > FORMAT:
+        raise ModelFormatError(f"This vaekit reads model folders up to format {FORMAT}, found format {found}. Upgrade vaekit.")
+    kinds = {"model": dict, "transform": dict, "schema": dict, "training": dict, "metrics": dict, "weights": dict}
+    for key, kind in kinds.items():
+        if not isinstance(config.get(key), kind):
+            raise ModelFormatError(f"{path} must have an object under {key!r}, found {config.get(key)!r:.60}. {_REMEDY}")
+    return config
+
+
+def weights_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state of a module as plain contiguous tensors on the CPU."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+
+
+def _read_weights(folder: Path, described: Json) -> dict[str, torch.Tensor]:
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise ModelFormatError(f"A model folder must hold {WEIGHTS_FILE}, none was found in {folder}. {_REMEDY}")
+    if _sha256(path) != described.get("sha256"):
+        raise ModelFormatError(
+            f"{path} must have the hash that {CONFIG_FILE} gives, it differs: the file is damaged or of another model. "
+            f"{_REMEDY}"
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelFormatError(f"{path} must be a safetensors file, but: {error}. {_REMEDY}") from None
+
+
+def _check_weights(vae: VAE, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    expected = vae.state_dict()
+    missing, foreign = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or foreign:
+        raise ModelFormatError(
+            f"{folder / WEIGHTS_FILE} must hold exactly the tensors of the model's spec; missing {missing[:3]}, foreign "
+            f"{foreign[:3]}. {_REMEDY}"
+        )
+    for name, tensor in expected.items():
+        if tensor.shape != weights[name].shape:
+            raise ModelFormatError(
+                f"The tensor {name} must have the shape {tuple(tensor.shape)}, found {tuple(weights[name].shape)}. {_REMEDY}"
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_card(bundle: Bundle) -> str:
+    """README.md of the model folder: what the model is, how it was made, how good it is, how to use it."""
+    schema, vae = bundle.schema, bundle.vae
+    num_parameters = sum(p.numel() for p in vae.parameters())
+    lines = [
+        "---",
+        "library_name: vaekit",
+        "tags: [variational-autoencoder]",
+        "---",
+        "",
+        f"# A variational autoencoder of {schema.kind} {'x'.join(map(str, schema.shape))}",
+        "",
+        f"Trained by vaekit {__version__} on {schema.num_examples:,} examples.",
+        "",
+        "| part | what |",
+        "|---|---|",
+        f"| prior | {vae.prior.registered_name} {tuple(vae.prior.shape)} |",
+        f"| posterior | {vae.posterior.registered_name} |",
+        f"| likelihood | {vae.likelihood.registered_name} |",
+        f"| parameters | {num_parameters:,} |",
+        *(
+            f"| {name} | {value} |"
+            for name, value in {**bundle.training, **bundle.metrics}.items()
+            if not isinstance(value, dict | list)
+        ),
+        "",
+        "```python",
+        "import vaekit",
+        "",
+        'model = vaekit.load("path/to/this/folder")',
+        "samples = model.generate(16)",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,255 @@
+"""What listens to a run: the metrics file, TensorBoard, and the screen."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from vaekit.errors import MissingExtraError, require
+from vaekit.training.schedules import Budget
+
+if TYPE_CHECKING:
+    from vaekit.training.loop import Progress
+
+
+class Callback:
+    """Hears of a run; every method does nothing unless a subclass says what."""
+
+    def on_start(self, step: int, budget: Budget) -> None:
+        """The run begins, or goes on, after `step` steps."""
+
+    def on_report(self, metrics: dict[str, float], progress: Progress, budget: Budget) -> None:
+        """Means over the steps since the last report."""
+
+    def on_validation(self, progress: Progress, budget: Budget) -> None:
+        """A validation has ended; `progress.validation` holds its numbers."""
+
+    def on_note(self, sentence: str) -> None:
+        """Something that a person should read."""
+
+    def on_end(self, progress: Progress, budget: Budget) -> None:
+        """The run has ended."""
+
+
+class MetricsFile(Callback):
+    """`metrics.jsonl`: a line a report and a line a validation. Lines beyond a resumed step are taken back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_start(self, step: int, budget: Budget) -> None:
+        """Drops what a killed run wrote after its last checkpoint, a half line included."""
+        kept = []
+        if self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:
+                    break  # the half line that the kill left
+                if record["step"] <= step:
+                    kept.append(line + "\n")
+        self.path.write_text("".join(kept), encoding="utf-8")
+
+    def _write(self, record: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def on_report(self, metrics: dict[str, float], progress: Progress, budget: Budget) -> None:
+        """{"event": "train", "step", "seconds", ...}."""
+        self._write({"event": "train", "step": progress.step, "seconds": round(budget.elapsed, 3), **metrics})
+
+    def on_validation(self, progress: Progress, budget: Budget) -> None:
+        """{"event": "validation", "step", "seconds", ...}."""
+        self._write({"event": "validation", "step": progress.step, "seconds": round(budget.elapsed, 3), **progress.validation})
+
+
+class TensorBoard(Callback):
+    """Event files for TensorBoard, by tensorboardX.
+
+    Raises:
+        MissingExtraError: if tensorboardX is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.module = require("tensorboardX", "track", "Writing TensorBoard events")
+        self.folder = folder
+        self.writer: Any = None
+
+    def on_start(self, step: int, budget: Budget) -> None:
+        """Opens an event file that hides what a killed run wrote after its last checkpoint."""
+        self.writer = self.module.SummaryWriter(str(self.folder), purge_step=step)
+
+    def on_report(self, metrics: dict[str, float], progress: Progress, budget: Budget) -> None:
+        """train/NAME."""
+        for name, value in metrics.items():
+            self.writer.add_scalar(f"train/{name}", value, progress.step)
+
+    def on_validation(self, progress: Progress, budget: Budget) -> None:
+        """validation/NAME."""
+        for name, value in progress.validation.items():
+            self.writer.add_scalar(f"validation/{name}", value, progress.step)
+
+    def on_end(self, progress: Progress, budget: Budget) -> None:
+        """Closes the file."""
+        self.writer.close()
+
+
+def tensorboard(folder: Path) -> list[Callback]:
+    """TensorBoard where tensorboardX is installed; the metrics file holds the same numbers anyway."""
+    try:
+        return [TensorBoard(folder)]
+    except MissingExtraError:
+        return []
+
+
+class Lines(Callback):
+    """Plain lines, for logs: one every `every` seconds, and one a validation that is the best so far."""
+
+    def __init__(self, every: float = 15.0, stream: TextIO | None = None) -> None:
+        self.every, self.stream = every, stream
+        self.last = 0.0
+
+    def say(self, text: str) -> None:
+        """One line."""
+        print(text, file=self.stream or sys.stderr, flush=True)
+
+    def on_start(self, step: int, budget: Budget) -> None:
+        """Says where a resumed run goes on."""
+        if step:
+            self.say(f"Going on after step {step:,} and {clock(budget.elapsed)}.")
+
+    def on_report(self, metrics: dict[str, float], progress: Progress, budget: Budget) -> None:
+        """Progress, bound, rate, distortion, speed, time left."""
+        if time.monotonic() - self.last < self.every:
+            return
+        self.last = time.monotonic()
+        left = budget.seconds_left(progress.step)
+        self.say(
+            f"{budget.progress(progress.step):4.0%}  step {progress.step:,}  bound {metrics['elbo']:.2f}  rate "
+            f"{metrics['rate']:.2f}  "
+            f"distortion {metrics['distortion']:.2f}  {metrics['examples_per_second']:,.0f} examples/s"
+            + (f"  {clock(left)} left" if left is not None else "")
+        )
+
+    def on_note(self, sentence: str) -> None:
+        """The sentence."""
+        self.say(sentence)
+
+    def on_end(self, progress: Progress, budget: Budget) -> None:
+        """The best bound, where it was, and why the run ended."""
+        self.say(closing_line(progress, budget))
+
+
+class Live(Lines):
+    """A live panel, for a terminal."""
+
+    def on_start(self, step: int, budget: Budget) -> None:
+        """Opens the panel."""
+        from rich.console import Console
+        from rich.live import Live as Panel
+
+        self.console = Console(stderr=True)
+        self.report: dict[str, float] = {}
+        self.panel = Panel(console=self.console, refresh_per_second=4, transient=True)
+        self.panel.start()
+        super().on_start(step, budget)
+
+    def say(self, text: str) -> None:
+        """One line above the panel."""
+        self.console.print(text, highlight=False, markup=False)
+
+    def on_report(self, metrics: dict[str, float], progress: Progress, budget: Budget) -> None:
+        """Redraws."""
+        self.report = metrics
+        self._draw(progress, budget)
+
+    def on_validation(self, progress: Progress, budget: Budget) -> None:
+        """Redraws."""
+        self._draw(progress, budget)
+
+    def _draw(self, progress: Progress, budget: Budget) -> None:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 3))
+        left = budget.seconds_left(progress.step)
+        table.add_row("", "[bold]bound", "[bold]rate", "[bold]distortion", "[bold]active units", "[bold]examples/s")
+        if self.report:
+            r = self.report
+            table.add_row(
+                "training",
+                f"{r['elbo']:.2f}",
+                f"{r['rate']:.2f}",
+                f"{r['distortion']:.2f}",
+                "",
+                f"{r['examples_per_second']:,.0f}",
+            )
+        if progress.validation:
+            v = progress.validation
+            table.add_row(
+                "held out", f"{v['elbo']:.2f}", f"{v['rate']:.2f}", f"{v['distortion']:.2f}", f"{v['active_units']:.0f}", ""
+            )
+        share = budget.progress(progress.step)
+        bar = Table.grid(padding=(0, 2))
+        bar.add_row(
+            ProgressBar(total=1.0, completed=share, width=40),
+            f"{share:.0%}",
+            f"step {progress.step:,}",
+            f"{clock(left)} left" if left is not None else "",
+        )
+        self.panel.update(Group(bar, table))
+
+    def on_end(self, progress: Progress, budget: Budget) -> None:
+        """Closes the panel and leaves one line."""
+        self.panel.stop()
+        super().on_end(progress, budget)
+
+    def close(self) -> None:
+        """Gives the terminal back after an error."""
+        if hasattr(self, "panel"):
+            self.panel.stop()
+
+
+def display(kind: str) -> list[Callback]:
+    """The screen: `live`, `plain`, `quiet`, or `auto` for what fits where standard error goes."""
+    if kind == "quiet":
+        return []
+    if kind == "live" or (kind == "auto" and sys.stderr.isatty()):
+        return [Live()]
+    return [Lines()]
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    Example:
+        >>> clock(59.6), clock(3725)
+        ('1 min 00 s', '1 h 02 min')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+_REASONS = {
+    "budget": "The budget is used up",
+    "patience": "The bound on the held-out examples has stopped rising",
+    "interrupted": "Interrupted, and saved",
+}
+
+
+def closing_line(progress: Progress, budget: Budget) -> str:
+    """How a run ended, in one line."""
+    best = (
+        f"best loss on held-out examples {progress.best_loss:.3f} nats at step {progress.best_step:,}"
+        if progress.best_step
+        else "no validation yet"
+    )
+    return f"{_REASONS[progress.stopped]} after {progress.step:,} steps and {clock(budget.elapsed)}; {best}."

@@ -1,0 +1,73 @@
+"""The bound on held-out examples, by which the best weights are chosen."""
+
+from __future__ import annotations
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.distributions import Distribution
+
+from vaekit.data.dataset import Dataset
+from vaekit.data.transforms import Transform
+from vaekit.objectives import Objective
+from vaekit.training.config import TrainConfig
+from vaekit.vae import VAE
+
+ACTIVE_VARIANCE = 1e-2
+"""A unit is active when Cov_x(E_q[u]) is above it (Burda et al., 2016, section 5)."""
+
+_MAX_BATCH = 256
+
+
+@torch.no_grad()
+def validate(
+    vae: VAE, transform: Transform, objective: Objective, data: Dataset, config: TrainConfig, fabric: Fabric
+) -> dict[str, float]:
+    """The objective with all its schedules ended, in float32, with the same noise at every call.
+
+    Returns:
+        Means over the examples of `loss`, `elbo`, `rate`, `distortion` and the objective's terms, in nats, and
+        `active_units`. Training's own random numbers are left where they were.
+    """
+    device = fabric.device
+    training = vae.training
+    vae.eval()
+    totals: dict[str, Tensor] = {}
+    means: list[Tensor] = []
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed + 1 + fabric.global_rank)
+        for indices in torch.arange(len(data))[fabric.global_rank :: fabric.world_size].split(_MAX_BATCH):
+            batch = data.batch(indices).to(device)
+            trace = vae(transform(batch.x), condition=batch.condition, mask=batch.mask, num_samples=config.validation_samples)
+            bound = objective(trace)
+            values = {"loss": bound.loss, "elbo": bound.elbo, "rate": bound.rate, "distortion": bound.distortion, **bound.terms}
+            for name, value in values.items():
+                totals[name] = totals.get(name, torch.zeros((), device=device, dtype=torch.float64)) + value * len(indices)
+            means.append(torch.cat([posterior_mean(latent.posterior, latent.z) for latent in trace.latents], dim=-1))
+    vae.train(training)
+    return _reduce(totals, torch.cat(means), fabric)
+
+
+def posterior_mean(posterior: Distribution, z: Tensor) -> Tensor:
+    """(B, D): E_q[z], in closed form where there is one, else the mean of the samples z (K, B, *Z)."""
+    try:
+        mean = posterior.mean
+    except NotImplementedError:
+        mean = z
+    if mean.dim() == z.dim():
+        mean = mean.mean(0)
+    return mean.flatten(1)
+
+
+def _reduce(totals: dict[str, Tensor], means: Tensor, fabric: Fabric) -> dict[str, float]:
+    """Sums over the processes, then means over all examples."""
+    moments = torch.stack([torch.ones_like(means[0]) * len(means), means.sum(0), means.square().sum(0)]).double()
+    packed = torch.cat([torch.stack(list(totals.values())), moments.flatten()])
+    if fabric.world_size > 1:
+        packed = fabric.all_reduce(packed, reduce_op="sum")
+        assert isinstance(packed, Tensor)
+    count, first, second = packed[len(totals) :].view(3, -1)
+    result = {name: (packed[i] / count[0]).item() for i, name in enumerate(totals)}
+    variance = second / count - (first / count).square()
+    result["active_units"] = float((variance > ACTIVE_VARIANCE).sum().item())
+    return result
