@@ -17,6 +17,7 @@ from vaekit import objectives
 from vaekit.component import device_of
 from vaekit.data.dataset import Dataset
 from vaekit.data.schema import UNKNOWN
+from vaekit.data.transforms import Standardize
 from vaekit.errors import ConfigError
 from vaekit.storage import Bundle
 from vaekit.types import Batch, Condition, Latent, Network, Trace
@@ -194,9 +195,8 @@ def _rows_at_once(bundle: Bundle, dataset: Dataset) -> int:
     trace = _trace(vae, prepare(bundle, dataset.batch([0])), 1)
     widths = [bundle.schema.num_dimensions, math.prod(cast(Network, vae.likelihood.network).out_shape)]
     widths.append(vae.likelihood.parameters_at(trace.latents[-1].z, trace.condition).numel())
-    for latent in trace.latents:
-        if isinstance(latent.prior, MixtureSameFamily):
-            widths.append(latent.prior.component_distribution.batch_shape[-1] * latent.z.numel())
+    mixtures = [latent for latent in trace.latents if isinstance(latent.prior, MixtureSameFamily)]
+    widths += [cast(MixtureSameFamily, m.prior).component_distribution.batch_shape[-1] * m.z.numel() for m in mixtures]
     return max(1, MAX_ELEMENTS // max(widths))
 
 
@@ -213,14 +213,16 @@ def _block_bounds(bundle: Bundle, inputs: Inputs, num_samples: int, chunk: int) 
     return _in_data_units(bundle, inputs, sums, *(cast(Tensor, t) for t in (rate, log_likelihood, mean)))
 
 
-def _in_data_units(bundle: Bundle, inputs: Inputs, sums: _LogSums, rate: Tensor, log_likelihood: Tensor, mean: Tensor) -> Bounds:
-    scale = bundle.transform.log_abs_det(bundle.schema.shape)
+def _in_data_units(
+    bundle: Bundle, inputs: Inputs, sums: _LogSums, rate: Tensor, log_likelihood: Tensor, mean: Tensor
+) -> Bounds:
+    log_abs_det = _log_abs_det(bundle, inputs.mask)
     num_observed = np.full(len(inputs.x), float(bundle.schema.num_dimensions))
     if inputs.mask is not None:
         num_observed = inputs.mask.flatten(1).sum(1).double().cpu().numpy()
-    distortion = -log_likelihood.cpu().numpy() - scale
+    distortion = -log_likelihood.cpu().numpy() - log_abs_det
     return Bounds(
-        log_likelihood=sums.log_mean().cpu().numpy() + scale,
+        log_likelihood=sums.log_mean().cpu().numpy() + log_abs_det,
         elbo=-(rate.cpu().numpy() + distortion),
         rate=rate.cpu().numpy(),
         distortion=distortion,
@@ -228,6 +230,15 @@ def _in_data_units(bundle: Bundle, inputs: Inputs, sums: _LogSums, rate: Tensor,
         num_observed=num_observed,
         posterior_mean=mean.cpu().numpy(),
     )
+
+
+def _log_abs_det(bundle: Bundle, mask: Tensor | None) -> float | np.ndarray:
+    """log |det dT/dx| of the observed values: one number, or one an example where some are missing."""
+    transform, shape = bundle.transform, bundle.schema.shape
+    if mask is None or not isinstance(transform, Standardize):
+        return transform.log_abs_det(shape)
+    log_scale = transform.scale.double().log().expand(shape)
+    return -(log_scale * mask).flatten(1).sum(1).cpu().numpy()
 
 
 def _trace(vae: VAE, inputs: Inputs, num_samples: int) -> Trace:

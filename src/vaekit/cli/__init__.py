@@ -1,0 +1,1 @@
+"""The command line: flags to calls, and errors to exit codes."""

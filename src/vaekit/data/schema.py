@@ -54,6 +54,7 @@ class Source(_Record):
         dtype: NumPy name of the source's values.
         size: (H, W) that differing images were brought to; None where every file was used as it is.
         fit: how: `crop` (cover, then cut the centre), `resize` (stretch), `pad` (fit inside, black border).
+        channels: that differing images were brought to; None where every file was used as it is.
     """
 
     form: Literal["folder", "zip", "npy", "npz", "idx", "array"]
@@ -61,6 +62,7 @@ class Source(_Record):
     dtype: str
     size: tuple[int, int] | None = None
     fit: Literal["crop", "resize", "pad"] | None = None
+    channels: Literal[1, 3, 4] | None = None
 
 
 class Schema(_Record):

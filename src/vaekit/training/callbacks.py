@@ -33,6 +33,9 @@ class Callback:
     def on_end(self, progress: Progress, budget: Budget) -> None:
         """The run has ended."""
 
+    def close(self) -> None:
+        """Gives back what is held, however the run ended."""
+
 
 class MetricsFile(Callback):
     """`metrics.jsonl`: a line a report and a line a validation. Lines beyond a resumed step are taken back."""
@@ -69,32 +72,47 @@ class MetricsFile(Callback):
 class TensorBoard(Callback):
     """Event files for TensorBoard, by tensorboardX.
 
+    Events are written by this thread: the package's own writer hands them to another, which dies without a word on a full
+    disk and then blocks the run.
+
     Raises:
         MissingExtraError: if tensorboardX is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.module = require("tensorboardX", "track", "Writing TensorBoard events")
+        self.files = require("tensorboardX.event_file_writer", "track", "Writing TensorBoard events")
+        self.messages = require("tensorboardX.proto.event_pb2", "track", "Writing TensorBoard events")
+        self.summary = require("tensorboardX.summary", "track", "Writing TensorBoard events")
         self.folder = folder
         self.writer: Any = None
 
+    def _write(self, step: int, **content: Any) -> None:
+        self.writer.write_event(self.messages.Event(wall_time=time.time(), step=step, **content))
+
+    def _scalars(self, prefix: str, values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._write(step, summary=self.summary.scalar(f"{prefix}/{name}", value))
+        self.writer.flush()
+
     def on_start(self, step: int, budget: Budget) -> None:
         """Opens an event file that hides what a killed run wrote after its last checkpoint."""
-        self.writer = self.module.SummaryWriter(str(self.folder), purge_step=step)
+        self.writer = self.files.EventsWriter(str(self.folder / "events"))
+        if step:
+            self._write(step, session_log=self.messages.SessionLog(status=self.messages.SessionLog.START))
 
     def on_report(self, metrics: dict[str, float], progress: Progress, budget: Budget) -> None:
         """train/NAME."""
-        for name, value in metrics.items():
-            self.writer.add_scalar(f"train/{name}", value, progress.step)
+        self._scalars("train", metrics, progress.step)
 
     def on_validation(self, progress: Progress, budget: Budget) -> None:
         """validation/NAME."""
-        for name, value in progress.validation.items():
-            self.writer.add_scalar(f"validation/{name}", value, progress.step)
+        self._scalars("validation", progress.validation, progress.step)
 
-    def on_end(self, progress: Progress, budget: Budget) -> None:
+    def close(self) -> None:
         """Closes the file."""
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
 
 
 def tensorboard(folder: Path) -> list[Callback]:

@@ -69,7 +69,7 @@ class Checkpoint:
 def _reason(error: Exception) -> str:
     """The cause that the system gave, as a sentence."""
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).rpartition("error: ")[2]
     return text.rstrip(".") + "."
 
 

@@ -90,6 +90,7 @@ class Progress:
         stale: validations since.
         stopped: why the run ended: `budget`, `patience` or `interrupted`; empty while it runs.
         validation: what the last validation said.
+        best_validation: what the best one said.
     """
 
     step: int = 0
@@ -98,6 +99,7 @@ class Progress:
     stale: int = 0
     stopped: str = ""
     validation: dict[str, float] = field(default_factory=dict)
+    best_validation: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,8 @@ class Trainer:
                 self._after_step()
         self._report()
         self._tell("on_end", self.progress, self.budget)
-        return Outcome(self.best_weights, self.progress, self.budget.elapsed, self.budget.total_steps)
+        weights = self.best_weights or self.averaged.state_dict()  # interrupted before the first validation
+        return Outcome(weights, self.progress, self.budget.elapsed, self.budget.total_steps)
 
     # ---------------------------------------------------------------- set-up
 
@@ -296,6 +299,7 @@ class Trainer:
         loss = progress.validation["loss"]
         if loss < progress.best_loss:
             progress.best_loss, progress.best_step, progress.stale = loss, progress.step, 0
+            progress.best_validation = progress.validation
             self.best_weights = {k: v.detach().cpu().clone() for k, v in self.averaged.state_dict().items()}
             if self.folder is not None and self.fabric.is_global_zero:
                 Checkpoint(self.best_weights, {"step": progress.step}).save(self.folder / BEST_FILE)

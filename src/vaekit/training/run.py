@@ -11,12 +11,13 @@ OUT/
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from vaekit.recipes import Recipe
 from vaekit.storage import CONFIG_FILE, PREVIEW_FILE, Bundle, save
 from vaekit.training.callbacks import Callback, MetricsFile, display, tensorboard
 from vaekit.training.config import BUDGETS, TrainConfig, differences
-from vaekit.training.loop import Outcome, Trainer
+from vaekit.training.loop import CHECKPOINT_FILE, Outcome, Trainer
 from vaekit.training.precision import choose_precision
 from vaekit.types import Json
 from vaekit.vae import VAE
@@ -120,7 +121,9 @@ def train(
         TrainingError: if the run diverges or its folder cannot be written.
     """
     folder = None if out is None else Path(out)
-    going_on = _check_out(folder, resume, force)
+    fabric = make_fabric(device)
+    # One process looks, for it is also the one that writes; where it finds a fault, torchrun ends the others.
+    going_on = bool(fabric.broadcast(_check_out(folder, resume, force) if fabric.is_global_zero else False))
     dataset = data if isinstance(data, Dataset) else open_data(data, **(data_options or {}))
     training, held_out = split(dataset)
     asked = {
@@ -135,12 +138,12 @@ def train(
         "settings": {name: value for name, value in settings.items() if value is not None},
     }
     parts = (vae, transform, objective)
-    fabric = make_fabric(device)
-    plan = (
-        _read_plan(folder, asked)
-        if going_on and folder is not None
-        else make_plan(training, asked, *parts, device=fabric.device)
-    )
+    if going_on:
+        plan = _read_plan(folder, asked)
+    else:
+        plan = make_plan(training, asked, *parts, device=fabric.device)
+    config = fabric.broadcast(plan.config.model_dump())  # speeds were measured, and processes may have found different ones
+    plan = replace(plan, config=TrainConfig.model_validate(config))
     if folder is not None and not going_on and fabric.is_global_zero:
         _start_folder(folder, plan, dataset)
     listeners = [*display(display_as), *callbacks] if fabric.is_global_zero else []
@@ -252,6 +255,8 @@ def _fit(
 ) -> Outcome:
     run = None if folder is None else folder / RUN_FOLDER
     if run is not None and fabric.is_global_zero:
+        for leftover in run.rglob(".*tmp*"):  # files that a kill left half written
+            leftover.unlink()
         listeners = [*listeners, MetricsFile(run / "metrics.jsonl"), *tensorboard(run)]
     if plan.config.batch_size % fabric.world_size:
         raise ConfigError(
@@ -268,10 +273,9 @@ def _fit(
             "then run the same command with `--resume`."
         ) from error
     finally:
-        for listener in listeners:
-            close = getattr(listener, "close", None)
-            if close is not None:
-                close()
+        with contextlib.suppress(OSError):  # a full disk has been told of
+            for listener in listeners:
+                listener.close()
 
 
 # ------------------------------------------------------------------ the folder
@@ -290,14 +294,15 @@ def _check_out(folder: Path | None, resume: bool, force: bool) -> bool:
         return False
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"The output must be a folder, found a file at {folder}. Choose another name.")
-    begun = (folder / RUN_FOLDER / _RUN_CONFIG).is_file()
-    if not resume and not force and folder.exists() and any(folder.iterdir()):
+    run = folder / RUN_FOLDER
+    begun = (run / _RUN_CONFIG).is_file()
+    if not force and not (resume and begun) and folder.exists() and any(folder.iterdir()):
         what = "a run" if begun else "other files"
         remedy = "go on with it by `--resume`, replace it by `--force`" if begun else "replace what is in the way by `--force`"
         raise ConfigError(
             f"The output folder must be new or empty, found {what} in {folder}. Choose another name, or {remedy}."
         )
-    return resume and begun
+    return resume and (run / CHECKPOINT_FILE).is_file()  # killed before its first checkpoint, a run starts again
 
 
 def _start_folder(folder: Path, plan: Plan, dataset: Dataset) -> None:
@@ -316,8 +321,9 @@ def _start_folder(folder: Path, plan: Plan, dataset: Dataset) -> None:
         ) from error
 
 
-def _read_plan(folder: Path, asked: Json) -> Plan:
+def _read_plan(folder: Path | None, asked: Json) -> Plan:
     """The plan of the run in the folder, with a budget that may be new."""
+    assert folder is not None  # only a folder can hold a run to go on with
     path = folder / RUN_FOLDER / _RUN_CONFIG
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
@@ -351,7 +357,7 @@ def _read_plan(folder: Path, asked: Json) -> Plan:
 def _bundle(plan: Plan, dataset: Dataset, training: Dataset, held_out: Dataset, outcome: Outcome) -> Bundle:
     """The model with the best weights and what is known of it."""
     plan.vae.load_state_dict(outcome.weights)
-    progress, validation = outcome.progress, outcome.progress.validation
+    progress, validation = outcome.progress, outcome.progress.best_validation
     conditions = list(plan.asked["condition"])
     summary: Json = {
         "stopped": progress.stopped,
@@ -373,8 +379,6 @@ def _bundle(plan: Plan, dataset: Dataset, training: Dataset, held_out: Dataset, 
         "config": plan.config.model_dump(mode="json"),
     }
     metrics = {f"validation_{name}": value for name, value in validation.items()}
-    best = progress.best_loss
-    metrics |= {"validation_best_loss": best} if np.isfinite(best) else {}
     schema = dataset.schema.model_copy(update={"num_examples": len(training) + len(held_out)})
     return Bundle(plan.vae.eval().cpu(), plan.transform.cpu(), schema, summary, metrics)
 
@@ -386,7 +390,7 @@ def publish(bundle: Bundle, folder: Path) -> None:
         TrainingError: if it cannot be written.
     """
     try:
-        if bundle.schema.kind == "images":
+        if bundle.schema.kind == "images" and bundle.schema.shape[0] in (1, 3, 4):
             preview(bundle, folder)
         save(bundle, folder)
     except (ConfigError, OSError) as error:

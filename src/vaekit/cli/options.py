@@ -1,0 +1,133 @@
+"""The flags that commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Group, Parameter, validators
+
+from vaekit.errors import ConfigError
+
+DATA, TRAIN, USE = (Group(name, sort_key=key) for key, name in enumerate(("Data", "Train", "Use")))
+READING = Group("Reading the data", sort_key=5)
+OUTPUT = Group("Output", sort_key=6)
+
+at_least_0 = validators.Number(gte=0)
+at_least_1 = validators.Number(gte=1)
+at_least_2 = validators.Number(gte=2)
+above_0 = validators.Number(gt=0)
+
+Out = Annotated[Path, Parameter(name=["--out", "-o"], group=OUTPUT)]
+Force = Annotated[bool, Parameter(group=OUTPUT, negative=(), help="Replace an output that exists.", show_default=False)]
+Seed = Annotated[int, Parameter(validator=at_least_0, help="Seed of everything random.")]
+Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps, or auto for the best that is there.")]
+Count = Annotated[int, Parameter(validator=at_least_1)]
+Where = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)]
+Draw = Literal["auto", "mean", "sample"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Screen:
+    """What goes to the screen."""
+
+    quiet: Annotated[bool, Parameter(group=OUTPUT, negative=(), help="No progress, no remarks.", show_default=False)] = False
+    json: Annotated[
+        bool, Parameter(group=OUTPUT, negative=(), help="One JSON object on standard output.", show_default=False)
+    ] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Reading:
+    """How new data is read."""
+
+    size: Annotated[str | None, Parameter(group=READING, help="Bring images to HxW, or to a square of side N.")] = None
+    fit: Annotated[
+        Literal["crop", "resize", "pad"] | None,
+        Parameter(group=READING, help="How: cut the centre, stretch, or fit inside with a border."),
+    ] = None
+    channels: Annotated[Literal[1, 3, 4] | None, Parameter(group=READING, help="Make images grey, RGB or RGBA.")] = None
+    bits: Annotated[Literal[8, 16] | None, Parameter(group=READING, help="Bits a channel.")] = None
+    skip_bad: Annotated[
+        bool, Parameter(group=READING, negative=(), help="Leave out files that cannot be read.", show_default=False)
+    ] = False
+    kind: Annotated[Literal["images", "vectors"] | None, Parameter(group=READING, help="What an array holds.")] = None
+    layout: Annotated[
+        Literal["CHW", "HWC", "HW", "flat"] | None, Parameter(group=READING, help="How an example lies in an array.")
+    ] = None
+    values: Annotated[
+        Literal["binary", "levels", "continuous"] | None, Parameter(group=READING, help="What the values are.")
+    ] = None
+    levels: Annotated[int | None, Parameter(group=READING, validator=at_least_2, help="How many levels a value has.")] = None
+    missing: Annotated[Literal["nan"] | None, Parameter(group=READING, help="NaN stands for a missing value.")] = None
+
+    def options(self) -> dict[str, Any]:
+        """The options that are given."""
+        named = {
+            name: getattr(self, name) for name in ("fit", "channels", "bits", "kind", "layout", "values", "levels", "missing")
+        }
+        named |= {"size": None if self.size is None else parse_size(self.size), "skip_bad": self.skip_bad or None}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Rereading:
+    """How data for a model is read: the model knows the rest."""
+
+    split: Annotated[
+        str | None, Parameter(group=READING, help="Which part of data that come split: train, test, ..., or all.")
+    ] = None
+    skip_bad: Annotated[
+        bool, Parameter(group=READING, negative=(), help="Leave out files that cannot be read.", show_default=False)
+    ] = False
+    missing: Annotated[Literal["nan"] | None, Parameter(group=READING, help="NaN stands for a missing value.")] = None
+
+    def options(self) -> dict[str, Any]:
+        """The options that are given, and the split."""
+        named = {"split": self.split, "skip_bad": self.skip_bad or None, "missing": self.missing}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+SCREEN, READ_AS_FOUND, READ_AS_MODEL = Screen(), Reading(), Rereading()
+
+
+def parse_size(text: str) -> int | tuple[int, int]:
+    """`64` or `48x64` (height x width).
+
+    Raises:
+        ConfigError: if it is neither.
+
+    Example:
+        >>> parse_size("64"), parse_size("48x64")
+        (64, (48, 64))
+    """
+    numbers = text.lower().split("x")
+    if not all(number.isascii() and number.isdigit() and int(number) > 0 for number in numbers) or len(numbers) > 2:
+        raise ConfigError(f"`--size` must be HxW or one number, such as 48x64 or 64, got {text!r}.")
+    return int(numbers[0]) if len(numbers) == 1 else (int(numbers[0]), int(numbers[1]))
+
+
+def parse_where(pairs: Sequence[str]) -> dict[str, str]:
+    """`COLUMN=VALUE` pairs.
+
+    Raises:
+        ConfigError: if one is not a pair, or a column comes twice.
+
+    Example:
+        >>> parse_where(["label=3"])
+        {'label': '3'}
+    """
+    where: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals):
+            raise ConfigError(f"`--where` must be COLUMN=VALUE, such as label=3, got {pair!r}.")
+        if name in where:
+            raise ConfigError(f"`--where` must give each column once, got {name!r} twice. Choose one value.")
+        where[name] = value
+    return where

@@ -1,0 +1,113 @@
+"""What commands say, and the files that they write."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vaekit.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vaekit.cli.options import Screen
+    from vaekit.data.schema import Schema
+
+TABLES = (".csv", ".tsv", ".parquet")
+
+
+def report(screen: Screen, record: Mapping[str, Any], lines: Sequence[tuple[str, str]] | str) -> None:
+    """One JSON object on standard output, or the same for people: a table there, or a sentence on standard error."""
+    if screen.json:
+        print(json.dumps(record, ensure_ascii=False, allow_nan=False))
+    elif isinstance(lines, str):
+        remark(screen, lines)
+    else:
+        width = max((len(name) for name, _ in lines), default=0)
+        print("\n".join(f"{name:<{width}}  {value}" for name, value in lines))
+
+
+def remark(screen: Screen, sentence: str) -> None:
+    """A sentence on standard error, unless `--quiet`."""
+    if not screen.quiet:
+        print(sentence, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(screen: Screen, what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on standard error where that is a terminal; nothing elsewhere."""
+    if screen.quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """To the millisecond."""
+        return round(time.perf_counter() - self.start, 3)
+
+
+def write(
+    values: np.ndarray,
+    schema: Schema,
+    out: Path,
+    force: bool,
+    *,
+    names: Sequence[str] | None = None,
+    columns: int | None = None,
+) -> None:
+    """Examples in the form that the ending of OUT says: .png is one grid, all else is what `write_examples` makes of it."""
+    from vaekit.data.writing import write_examples, write_grid
+
+    if out.suffix.lower() == ".png" and schema.kind == "images":
+        write_grid(values, schema, out, columns=columns, force=force)
+    else:
+        write_examples(values, schema, out, force=force, names=names)
+
+
+def check_ending(out: Path, endings: Sequence[str]) -> None:
+    """Refuses an output of another ending before the work starts.
+
+    Raises:
+        ConfigError: if the ending is none of them.
+    """
+    if out.suffix.lower() not in endings:
+        raise ConfigError(f"OUT must end in {', '.join(endings[:-1])} or {endings[-1]}, got {str(out)!r}. Choose one of them.")
+
+
+def check_form(out: Path, schema: Schema) -> None:
+    """Refuses an ending that examples of this kind cannot be written in, before the work starts.
+
+    Raises:
+        ConfigError: if the ending does not fit.
+    """
+    arrays = (".npy", ".npz")
+    endings = ("", ".png", *arrays) if schema.kind == "images" else (*arrays, ".csv", ".parquet", ".jsonl")
+    if out.suffix.lower() not in endings:
+        named = ", ".join(ending or "a folder" for ending in endings)
+        raise ConfigError(f"OUT of {schema.kind} must be one of {named}; got {str(out)!r}. Choose another ending.")
+
+
+def class_folders(columns: Mapping[str, np.ndarray]) -> list[str] | None:
+    """Names that put examples of one condition into class folders, as `train` reads them; None with none or several."""
+    if len(columns) != 1:
+        return None
+    (labels,) = columns.values()
+    return [f"{str(label).replace('/', '_')}/{index:05d}.png" for index, label in enumerate(labels)]

@@ -1,0 +1,121 @@
+"""`vaekit train`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter, validators
+
+from vaekit.cli.options import (
+    READ_AS_FOUND,
+    SCREEN,
+    TRAIN,
+    Count,
+    Device,
+    Force,
+    Out,
+    Reading,
+    Screen,
+    Seed,
+    above_0,
+    at_least_0,
+)
+from vaekit.cli.output import report
+
+
+def add_commands(app: App) -> None:
+    """Adds the commands of this file."""
+    app.command(train, group=TRAIN)
+
+
+def train(
+    data: str,
+    /,
+    *,
+    out: Out,
+    recipe: Literal["auto", "mlp", "conv"] = "auto",
+    latent: Count | None = None,
+    likelihood: str | None = None,
+    condition: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)] = (),
+    epochs: Annotated[float | None, Parameter(validator=above_0)] = None,
+    steps: Count | None = None,
+    minutes: Annotated[float | None, Parameter(validator=above_0)] = None,
+    batch_size: Count | None = None,
+    learning_rate: Annotated[float | None, Parameter(validator=above_0)] = None,
+    beta: Annotated[float, Parameter(validator=at_least_0)] = 1.0,
+    free_bits: Annotated[float, Parameter(validator=at_least_0)] = 0.0,
+    warm_up: Annotated[int, Parameter(validator=at_least_0)] = 0,
+    capacity: Annotated[float | None, Parameter(validator=at_least_0)] = None,
+    num_samples: Count | None = None,
+    patience: Annotated[int | None, Parameter(validator=at_least_0)] = None,
+    ema: Annotated[float | None, Parameter(validator=validators.Number(gte=0, lt=1))] = None,
+    precision: Literal["auto", "float32", "bf16"] | None = None,
+    compile: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    checkpoint_seconds: Annotated[float | None, Parameter(validator=at_least_0)] = None,
+    resume: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    force: Force = False,
+    reading: Reading = READ_AS_FOUND,
+    screen: Screen = SCREEN,
+) -> None:
+    """Train a model on DATA. Ctrl-C stops early and keeps the model; `--resume` goes on.
+
+    Args:
+        data: A folder or zip of images, or a .npy, .npz or .idx(.gz) file. Of data that come split, `train` is read.
+        out: The folder of the model.
+        recipe: The kind of network; auto lets the data choose.
+        latent: How many latent units.
+        likelihood: The family of the data given the latent, such as bernoulli; the data choose if left out.
+        condition: A column to condition on, such as label. Repeat it for more.
+        epochs: Budget in passes over the data.
+        steps: Budget in optimiser steps.
+        minutes: Budget in minutes.
+        batch_size: Examples a step.
+        learning_rate: Its peak.
+        beta: Weight of the rate.
+        free_bits: Nats a unit that are not charged.
+        warm_up: Steps over which beta rises from 0.
+        capacity: Nats that the rate is drawn to.
+        num_samples: Samples of the latent an example.
+        patience: Stop after so many validations without a better bound; 0 for never.
+        ema: Decay of the average of the weights that is kept; 0 for none.
+        precision: Of the arithmetic; auto takes the faster one here.
+        compile: Compile the training step.
+        checkpoint_seconds: Seconds between checkpoints.
+        resume: Go on with the run in OUT.
+    """
+    from vaekit import model
+
+    trained = model.train(
+        data,
+        out,
+        recipe=recipe,
+        latent=latent,
+        likelihood=likelihood,
+        condition=condition,
+        beta=beta,
+        free_bits=free_bits,
+        warm_up=warm_up,
+        capacity=capacity,
+        epochs=epochs,
+        steps=steps,
+        minutes=minutes,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        num_samples=num_samples,
+        patience=patience,
+        ema=ema,
+        precision=precision,
+        device=device,
+        seed=seed,
+        resume=resume,
+        force=force,
+        compile=compile,
+        checkpoint_seconds=checkpoint_seconds,
+        data_options=reading.options(),
+        display="quiet" if screen.quiet else "auto",
+    )
+    report(screen, {"out": str(out), **trained.info()}, f"The model is in {out}. Try `vaekit generate {out} -o samples.png`.")
+    if trained.bundle.training.get("stopped") == "interrupted":
+        raise KeyboardInterrupt(f"Interrupted: the best model so far is in {out}; the same command with `--resume` goes on.")

@@ -1,0 +1,376 @@
+"""What a model is used for: a command a job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from vaekit.cli.options import (
+    READ_AS_MODEL,
+    SCREEN,
+    USE,
+    Count,
+    Device,
+    Draw,
+    Force,
+    Out,
+    Rereading,
+    Screen,
+    Seed,
+    Where,
+    above_0,
+    at_least_0,
+    at_least_1,
+    at_least_2,
+    parse_where,
+)
+from vaekit.cli.output import TABLES, Clock, check_ending, check_form, class_folders, progress, report, write
+
+if TYPE_CHECKING:
+    from vaekit.jobs.encode import Encoding
+    from vaekit.model import Model
+
+Index = Annotated[int, Parameter(validator=at_least_0)]
+Steps = Annotated[int, Parameter(name="--steps", validator=at_least_2)]
+Temperature = Annotated[float, Parameter(validator=above_0)]
+
+
+def add_commands(app: App) -> None:
+    """Adds the commands of this file."""
+    for command in (info, evaluate, generate, reconstruct, encode, decode, interpolate, traverse, score):
+        app.command(command, group=USE)
+
+
+def info(model: Path, /, *, screen: Screen = SCREEN) -> None:
+    """Show what a model is, and how good it is.
+
+    Args:
+        model: A model folder.
+    """
+    record = _load(model, "cpu").info()
+    lines = [(name, _short(value)) for name, value in record.items() if name not in ("training", "metrics")]
+    for group in ("training", "metrics"):
+        lines += [(f"{group}.{name}", _short(value)) for name, value in record[group].items() if not isinstance(value, dict)]
+    report(screen, record, lines)
+
+
+def evaluate(
+    model: Path,
+    data: str,
+    /,
+    *,
+    samples: Count = 100,
+    limit: Count | None = None,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    reading: Rereading = READ_AS_MODEL,
+    screen: Screen = SCREEN,
+) -> None:
+    """Measure how likely DATA is under a model: the K-sample bound, rate, distortion, active units.
+
+    Of data that come split, `test` is read unless `--split` says otherwise.
+
+    Args:
+        model: A model folder.
+        data: Data that the model was not trained on.
+        samples: K, samples of the latent an example. More is tighter and slower.
+        limit: Only the first so many examples.
+        out: Also write the figures to this .json file.
+    """
+    import json
+
+    from vaekit.data.output import atomic_file
+
+    if out is not None:
+        _check(out, force, (".json", ".JSON"))
+    clock, loaded = Clock(), _load(model, device)
+    with progress(screen, "Evaluating") as bar:
+        found = loaded.evaluate(data, num_samples=samples, limit=limit, seed=seed, progress=bar, **reading.options())
+    record = {**found.to_json(), "seconds": clock.seconds}
+    if out is not None:
+        with atomic_file(out, force=force) as path:
+            path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    report(screen, record, [(name, _short(value)) for name, value in record.items() if value is not None])
+
+
+def generate(
+    model: Path,
+    /,
+    *,
+    out: Out,
+    num: Annotated[int, Parameter(name=["--num", "-n"], validator=at_least_1)] = 64,
+    where: Where = (),
+    temperature: Temperature = 1.0,
+    draw: Draw = "auto",
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    screen: Screen = SCREEN,
+) -> None:
+    """Generate new examples.
+
+    Args:
+        model: A model folder.
+        out: A folder, a .png grid, or an array file: the ending chooses.
+        num: How many.
+        where: Ask for a category, as COLUMN=VALUE. Repeat it for more columns.
+        temperature: Below 1: more typical and less varied.
+        draw: The mean of the data given the latent, or a sample of it; auto: the mean for images, a sample for vectors.
+    """
+    _check(out, force)
+    asked = parse_where(where)
+    clock, loaded = Clock(), _load(model, device)
+    check_form(out, loaded.schema)
+    with progress(screen, "Generating") as bar:
+        made = loaded.generate_labelled(num, where=asked, temperature=temperature, draw=draw, seed=seed, progress=bar)
+    write(made.x, loaded.schema, out, force, names=class_folders(made.columns))
+    columns = {name: list(values) for name, values in made.columns.items()}
+    record = {"out": str(out), "num_examples": len(made.x), "columns": columns, "seconds": clock.seconds}
+    report(screen, record, f"{len(made.x)} examples are in {out} ({clock.seconds:.1f} s).")
+
+
+def reconstruct(
+    model: Path,
+    data: str,
+    /,
+    *,
+    out: Out,
+    draw: Literal["mean", "sample"] = "mean",
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    reading: Rereading = READ_AS_MODEL,
+    screen: Screen = SCREEN,
+) -> None:
+    """Show each example of DATA as the model sees it.
+
+    Of data that come split, `test` is read unless `--split` says otherwise.
+
+    Args:
+        model: A model folder.
+        data: Data of the kind that the model was trained on.
+        out: A folder, a .png grid, or an array file: the ending chooses.
+        draw: The mean of the data given the latent, or a sample of it.
+    """
+    _check(out, force)
+    clock, loaded = Clock(), _load(model, device)
+    check_form(out, loaded.schema)
+    dataset = loaded.read(data, **reading.options())
+    with progress(screen, "Reconstructing") as bar:
+        x = loaded.reconstruct(dataset, draw=draw, seed=seed, progress=bar, split="all")
+    write(x, loaded.schema, out, force, names=dataset.names)
+    record = {"out": str(out), "num_examples": len(x), "seconds": clock.seconds}
+    report(screen, record, f"{len(x)} reconstructions are in {out} ({clock.seconds:.1f} s).")
+
+
+def encode(
+    model: Path,
+    data: str,
+    /,
+    *,
+    out: Out,
+    force: Force = False,
+    device: Device = "auto",
+    reading: Rereading = READ_AS_MODEL,
+    screen: Screen = SCREEN,
+) -> None:
+    """Write the latents of DATA: a table of means z0, z1, ... and standard deviations, or an array of means.
+
+    Of data that come split, everything is read unless `--split` says otherwise.
+
+    Args:
+        model: A model folder.
+        data: Data of the kind that the model was trained on.
+        out: A .csv, .tsv or .parquet table, or a .npy array of the means.
+    """
+    _check(out, force, (*TABLES, ".npy"))
+    clock, loaded = Clock(), _load(model, device)
+    with progress(screen, "Encoding") as bar:
+        encoding = loaded.encode(data, progress=bar, **reading.options())
+    _write_encoding(encoding, out, force)
+    record = {"out": str(out), "num_examples": len(encoding), "num_latents": encoding.mean.shape[1], "seconds": clock.seconds}
+    report(screen, record, f"The latents of {len(encoding)} examples are in {out} ({clock.seconds:.1f} s).")
+
+
+def decode(
+    model: Path,
+    latents: Path,
+    /,
+    *,
+    out: Out,
+    draw: Draw = "auto",
+    where: Where = (),
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    screen: Screen = SCREEN,
+) -> None:
+    """Make examples from latents.
+
+    Args:
+        model: A model folder.
+        latents: A file that `encode` wrote, or a table with the columns z0, z1, ...
+        out: A folder, a .png grid, or an array file: the ending chooses.
+        draw: The mean of the data given the latent, or a sample of it; auto: the mean for images, a sample for vectors.
+        where: Ask for a category, as COLUMN=VALUE, in place of the table's own. Repeat it for more columns.
+    """
+    _check(out, force)
+    asked = parse_where(where)
+    clock, loaded = Clock(), _load(model, device)
+    check_form(out, loaded.schema)
+    with progress(screen, "Decoding") as bar:
+        x = loaded.decode(latents, draw=draw, where=asked, seed=seed, progress=bar)
+    write(x, loaded.schema, out, force)
+    record = {"out": str(out), "num_examples": len(x), "seconds": clock.seconds}
+    report(screen, record, f"{len(x)} examples are in {out} ({clock.seconds:.1f} s).")
+
+
+def interpolate(
+    model: Path,
+    data: str,
+    /,
+    *,
+    out: Out,
+    start: Annotated[int, Parameter(name="--from", validator=at_least_0)],
+    end: Annotated[int, Parameter(name="--to", validator=at_least_0)],
+    steps: Steps = 9,
+    path: Literal["linear", "spherical"] = "linear",
+    force: Force = False,
+    device: Device = "auto",
+    reading: Rereading = READ_AS_MODEL,
+    screen: Screen = SCREEN,
+) -> None:
+    """Go from one example of DATA to another in small steps of the latent.
+
+    Of data that come split, `test` is read unless `--split` says otherwise.
+
+    Args:
+        model: A model folder.
+        data: Data of the kind that the model was trained on.
+        out: A folder, a .png grid, or an array file: the ending chooses.
+        start: The first example, counted from 0.
+        end: The last example, counted from 0.
+        steps: How many examples, both ends included.
+        path: A straight line, or a great circle.
+    """
+    _check(out, force)
+    loaded = _load(model, device)
+    check_form(out, loaded.schema)
+    x = loaded.interpolate(data, start, end, num_steps=steps, path=path, **reading.options())
+    write(x, loaded.schema, out, force, columns=steps)
+    report(screen, {"out": str(out), "num_examples": len(x)}, f"{len(x)} steps from {start} to {end} are in {out}.")
+
+
+def traverse(
+    model: Path,
+    data: str | None = None,
+    /,
+    *,
+    out: Out,
+    example: Index | None = None,
+    where: Where = (),
+    units: Count = 10,
+    steps: Steps = 11,
+    reach: Temperature = 3.0,
+    force: Force = False,
+    device: Device = "auto",
+    reading: Rereading = READ_AS_MODEL,
+    screen: Screen = SCREEN,
+) -> None:
+    """Show what each latent unit does: a row a unit, the most active first, a column a value.
+
+    Args:
+        model: A model folder.
+        data: Data that say which units are active; without, the units that change the output most come first.
+        out: A folder, a .png grid, or an array file: the ending chooses.
+        example: Hold the other units at this example of DATA, counted from 0; at 0 if left out.
+        where: Ask for a category, as COLUMN=VALUE. Repeat it for more columns.
+        units: How many rows.
+        steps: How many columns.
+        reach: The columns go from minus this to this.
+    """
+    _check(out, force)
+    asked = parse_where(where)
+    loaded = _load(model, device)
+    check_form(out, loaded.schema)
+    options = {} if data is None else reading.options()
+    grid = loaded.traverse(data, example=example, where=asked, num_units=units, num_steps=steps, reach=reach, **options)
+    write(grid.x.reshape(-1, *grid.x.shape[2:]), loaded.schema, out, force, columns=steps)
+    record = {"out": str(out), "units": grid.units.tolist(), "values": grid.values.tolist()}
+    report(screen, record, f"The units {', '.join(map(str, grid.units))} are the rows of {out}.")
+
+
+def score(
+    model: Path,
+    data: str,
+    /,
+    *,
+    out: Out,
+    samples: Count = 16,
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    reading: Rereading = READ_AS_MODEL,
+    screen: Screen = SCREEN,
+) -> None:
+    """Write how likely each example of DATA is, and how strange.
+
+    Of data that come split, `test` is read unless `--split` says otherwise.
+
+    Args:
+        model: A model folder.
+        data: Data of the kind that the model was trained on.
+        out: A .csv, .tsv or .parquet table.
+        samples: K, samples of the latent an example. More is tighter and slower.
+    """
+    from vaekit.data.writing import write_table
+
+    _check(out, force, TABLES)
+    clock, loaded = Clock(), _load(model, device)
+    with progress(screen, "Scoring") as bar:
+        scores = loaded.score(data, num_samples=samples, seed=seed, progress=bar, **reading.options())
+    write_table(scores.to_columns(), out, force=force)
+    mean = float(scores.log_likelihood.mean())
+    record = {"out": str(out), "num_examples": len(scores), "log_likelihood": mean, "seconds": clock.seconds}
+    report(screen, record, f"The scores of {len(scores)} examples are in {out}: {mean:.2f} nats on average.")
+
+
+def _load(folder: Path, device: str) -> Model:
+    from vaekit.model import load
+
+    return load(folder, device)
+
+
+def _check(out: Path, force: bool, endings: tuple[str, ...] = ()) -> None:
+    from vaekit.data.output import check_output
+
+    if endings:
+        check_ending(out, endings)
+    check_output(out, force)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} ({len(values)} values)" for name, values in value.items()) or "none"
+    return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _write_encoding(encoding: Encoding, out: Path, force: bool) -> None:
+    import numpy as np
+
+    from vaekit.data.output import atomic_file
+    from vaekit.data.writing import write_table
+
+    if out.suffix.lower() in TABLES:
+        write_table(encoding.to_columns(), out, force=force)
+        return
+    with atomic_file(out, force) as path, path.open("wb") as file:
+        np.save(file, encoding.mean)

@@ -1,0 +1,285 @@
+"""A data set in memory, or mapped from disk: the stored array, the columns beside it, and its schema."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vaekit.data.schema import Schema
+from vaekit.data.values import FLOAT_MAX, Values, check_array, chunks, codes_of, from_levels, store
+from vaekit.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vaekit.types import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """N examples as they are stored.
+
+    Attributes:
+        schema: what the data are.
+        x: (N, *S) level codes (uint8, uint16) or float32; may be mapped from disk.
+        columns: name -> (N,) int64 codes, -1 where unknown.
+        mask: (N, *S) bool, True where observed; None where everything is.
+        names: the relative file names of images.
+        splits: `train`, `test`, ... -> (n,) indices, where the source gives a split.
+        notes: sentences that a person should read.
+
+    Example:
+        >>> from vaekit.data.loading import open
+        >>> data = open(np.arange(12, dtype="uint8").reshape(3, 2, 2))
+        >>> len(data), data.schema.kind, data.schema.levels, data.batch([2, 0]).x.shape
+        (3, 'images', 256, torch.Size([2, 1, 2, 2]))
+    """
+
+    schema: Schema
+    x: np.ndarray
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    mask: np.ndarray | None = None
+    names: Sequence[str] | None = None
+    splits: Mapping[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def select(self, indices: np.ndarray | Sequence[int]) -> Dataset:
+        """The examples at `indices`, in that order. A run of neighbours is a view, all else a copy."""
+        rows = _as_slice(np.asarray(indices, dtype=np.int64))
+        num = len(np.arange(len(self))[rows])
+        names = None if self.names is None else [self.names[i] for i in np.arange(len(self))[rows]]
+        return replace(
+            self,
+            schema=self.schema.model_copy(update={"num_examples": num}),
+            x=self.x[rows],
+            columns={name: codes[rows] for name, codes in self.columns.items()},
+            mask=None if self.mask is None else self.mask[rows],
+            names=names,
+            splits={},
+        )
+
+    def split(self, name: str) -> Dataset:
+        """The examples of one split.
+
+        Raises:
+            DataError: if the data have no split of that name.
+        """
+        if name not in self.splits:
+            found = ", ".join(f"`{split}`" for split in self.splits) or "no splits"
+            raise DataError(f"The data must have a split `{name}`; found {found}.")
+        return self.select(self.splits[name])
+
+    def batch(self, indices: Tensor | np.ndarray | Sequence[int]) -> Batch:
+        """The examples at `indices` as tensors, in one gather.
+
+        Args:
+            indices: (B,) integers.
+        """
+        import torch
+
+        from vaekit.types import Batch
+
+        index = torch.as_tensor(indices, dtype=torch.int64, device="cpu")
+        condition = {name: torch.from_numpy(codes)[index] for name, codes in self.columns.items()}
+        mask = None if self.mask is None else _gather(self.mask, index)
+        return Batch(_gather(self.x, index), mask, condition or None)
+
+    def raw(self, x: np.ndarray | Tensor | None = None) -> np.ndarray:
+        """Values in the source's layout, dtype and scale.
+
+        Args:
+            x: (B, *S) level codes or values, as a model gives them; None for the data's own, NaN where missing.
+        """
+        out = to_source(self.x if x is None else x, self.schema)
+        if x is None and self.mask is not None and out.dtype.kind == "f":
+            out[_to_layout(~self.mask, self.schema.source.layout)] = np.nan
+        return out
+
+
+def to_source(values: np.ndarray | Tensor, schema: Schema) -> np.ndarray:
+    """Level codes, or continuous values, in the source's layout, dtype and scale.
+
+        source value = offset + step * clip(round(level), 0, V - 1)
+
+    Args:
+        values: (B, *S); floats in level units are rounded and clipped to the grid.
+        schema: of the source.
+
+    Returns:
+        An array (B, ...) in the source's layout.
+
+    Raises:
+        DataError: if the examples do not have the schema's shape.
+    """
+    array = as_numpy(values)
+    if array.shape[1:] != schema.shape:
+        raise DataError(f"Each example must have the shape {schema.shape}, found {array.shape[1:]}.")
+    dtype = np.dtype(schema.source.dtype)
+    array = _to_layout(array, schema.source.layout)
+    if schema.levels is None:
+        return _cast(array, dtype)
+    if array.dtype.kind == "f" or (array.size and (array.min() < 0 or array.max() >= schema.levels)):
+        array = np.clip(np.rint(array), 0, schema.levels - 1)
+    if dtype.kind in "iu" and schema.offset == 0.0 and schema.step == 1.0:
+        return array.astype(dtype)
+    return _cast(from_levels(array, schema.offset, schema.step), dtype)
+
+
+def from_source(array: np.ndarray, schema: Schema, *, missing: bool | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values in the source's layout and scale as the schema stores them: the inverse of `to_source`.
+
+    Args:
+        array: (N, ...) in the source's layout, or in the stored one.
+        schema: that the array must fit.
+        missing: whether NaN stands for a missing element; as the schema has it if None.
+
+    Returns:
+        x (N, *S) in the storage dtype, and the mask of what is observed (None where everything is).
+
+    Raises:
+        DataError: if the shape differs, a value is not on the grid, or on NaN and infinities.
+    """
+    check_array(array)
+    array = _to_stored(array, schema)
+    missing = schema.missing if missing is None else missing
+    mask = _observed(array, missing)
+    values = values_of(schema, missing=mask is not None)
+    if values.levels is not None:
+        _check_grid(array, values)
+    return store([array], values), mask
+
+
+def values_of(schema: Schema, missing: bool = False) -> Values:
+    """The grid of a schema."""
+    return Values(schema.values, schema.levels, schema.offset, schema.step, schema.low, schema.high, schema.dtype, missing)
+
+
+def as_numpy(values: Any) -> np.ndarray:
+    """An array of an array, a tensor, or nested lists of numbers. Tensors come to the CPU; bfloat16 becomes float32.
+
+    Raises:
+        DataError: if it is ragged, a sparse matrix, or no array at all.
+    """
+    if hasattr(values, "toarray"):
+        raise DataError(f"The data must be a dense array, found a sparse {type(values).__name__}. Use its `.toarray()`.")
+    if hasattr(values, "detach"):
+        tensor = values.detach().cpu()
+        return (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy()
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"The data must be an array of numbers with rows of equal length, but: {error}") from error
+
+
+def to_chw(array: np.ndarray, layout: str) -> np.ndarray:
+    """An array (N, ...) in a source layout as (N, *S): a view.
+
+    Example:
+        >>> to_chw(np.zeros((5, 8, 6, 3)), "HWC").shape
+        (5, 3, 8, 6)
+    """
+    if layout == "HW":
+        return array[:, None]
+    if layout == "HWC":
+        return np.moveaxis(array, -1, 1)
+    return array.reshape(len(array), -1) if layout == "flat" else array
+
+
+def _to_layout(array: np.ndarray, layout: str) -> np.ndarray:
+    if layout == "HW":
+        return array[:, 0]
+    return np.moveaxis(array, 1, -1) if layout == "HWC" else array
+
+
+def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype.kind == "b":
+        return array > 0.5
+    if dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        # The greatest 64-bit integers are not floats: a clip to the float below them keeps the cast in range.
+        high = info.max if info.bits < 64 else int(np.nextafter(float(info.max), 0.0))
+        return np.clip(np.rint(array.astype(np.float64)), info.min, high).astype(dtype)
+    return array.astype(dtype)
+
+
+def _to_stored(array: np.ndarray, schema: Schema) -> np.ndarray:
+    """(N, *S), from the source's layout, or else from any layout that gives the schema's shape."""
+    ndim = {"CHW": 4, "HWC": 4, "HW": 3}
+    if schema.kind == "vectors" and math.prod(array.shape[1:]) == schema.num_dimensions:
+        return array.reshape(len(array), *schema.shape)
+    if schema.kind == "images":
+        for layout in dict.fromkeys((schema.source.layout, "CHW", "HWC", "HW")):
+            if array.ndim == ndim.get(layout) and to_chw(array[:1], layout).shape[1:] == schema.shape:
+                return to_chw(array, layout)
+    expected = _to_layout(np.empty((1, *schema.shape), bool), schema.source.layout).shape[1:]
+    fix = "Bring the data to that shape."
+    if array.shape in (expected, schema.shape):
+        fix = "For a single example, add the axis of examples: `x[None]`."
+    raise DataError(
+        f"Each example must have the shape {expected} ({schema.source.layout}), found {array.shape[1:]} "
+        f"in an array of the shape {array.shape}. {fix}"
+    )
+
+
+def _observed(array: np.ndarray, missing: bool) -> np.ndarray | None:
+    """The mask of an array (N, *S), or None where nothing is missing."""
+    if array.dtype.kind != "f":
+        return None
+    mask = np.empty(array.shape, bool)
+    for start, rows in chunks(array):
+        mask[start : start + len(rows)] = ~np.isnan(rows)
+        if np.isinf(rows).any() or (rows.itemsize > 4 and (np.abs(rows) > FLOAT_MAX).any()):
+            raise DataError("The data must be finite 32-bit floats, found infinities or larger values. Remove or replace them.")
+    if mask.all():
+        return None
+    if not missing:
+        rows = int((~mask).reshape(len(mask), -1).any(axis=1).sum())
+        raise DataError(
+            f"The data must have no NaN, found some in {rows} of {len(mask)} rows. "
+            "Use `missing='nan'` (`--missing nan`) to take NaN as missing values, or fill them in."
+        )
+    return mask
+
+
+def _check_grid(array: np.ndarray, values: Values) -> None:
+    assert values.levels is not None
+    for _, rows in chunks(array):
+        if rows.dtype.kind == "u" and values.offset == 0.0 and values.step == 1.0 and rows.max() < values.levels:
+            continue
+        off = codes_of(rows, values)[1]
+        if rows.dtype.kind == "f":
+            off &= ~np.isnan(rows)
+        if off.any():
+            last = values.offset + values.step * (values.levels - 1)
+            between = f"{values.offset:g} or {last:g}" if values.levels == 2 else f"{values.offset:g}, "
+            between += "" if values.levels == 2 else f"{values.offset + values.step:g}, ..., {last:g}"
+            raise DataError(
+                f"Each value must be one of {between}, as in the data that the model was trained on; "
+                f"found {rows[off][0].item():g} ({int(off.sum())} such values at least). Bring the data to the same scale."
+            )
+
+
+def _as_slice(indices: np.ndarray) -> slice | np.ndarray:
+    if len(indices) and indices[0] >= 0 and np.array_equal(indices, np.arange(indices[0], indices[0] + len(indices))):
+        return slice(int(indices[0]), int(indices[-1]) + 1)
+    return indices
+
+
+def _gather(array: np.ndarray, index: Tensor) -> Tensor:
+    import torch
+
+    if isinstance(array, np.memmap) or not array.flags.writeable:
+        # Sorted, so that the disk is read forwards; fancy indexing, for `np.take` would copy a permuted map whole.
+        order = np.argsort(index.numpy(), kind="stable")
+        rows = array[index.numpy()[order]]
+        return torch.from_numpy(np.ascontiguousarray(rows[np.argsort(order)]))
+    if array.dtype == np.uint16:  # torch has few operations on uint16; a gather does not care for the sign
+        return torch.from_numpy(array.view(np.int16)).index_select(0, index).view(torch.uint16)
+    return torch.from_numpy(array).index_select(0, index)

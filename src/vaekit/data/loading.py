@@ -1,0 +1,284 @@
+"""From a path or an array to a data set: `open` looks at the content and decides, `conform` follows a schema."""
+
+from __future__ import annotations
+
+import builtins
+import difflib
+import gzip
+import inspect
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vaekit.data.arrayfiles import Arrays, read_idx, read_npy, read_npz
+from vaekit.data.arrays import as_arrays, conform_arrays, open_arrays
+from vaekit.data.dataset import Dataset
+from vaekit.data.images import conform_images, open_images
+from vaekit.data.schema import UNKNOWN, Schema
+from vaekit.errors import ConfigError, DataError
+
+_TABLES = {b"PAR1": "a Parquet table", b"ARROW1": "an Arrow table", b"%PDF": "a PDF document", b"SQLite f": "a database"}
+_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"GIF8")
+_READS = "vaekit reads folders and zips of images, .npy, .npz and .idx files, and arrays"
+
+
+def open(source: Any, **options: Any) -> Dataset:
+    """The data of a path or an array, with a schema that is found by looking at them.
+
+    Args:
+        source: a path to a folder or zip of images, an image, or a .npy, .npz or .idx(.gz) file; or an array, a
+            tensor, nested lists, or a dict of arrays with the keys of an .npz file.
+        **options: for images see `open_images`, for arrays `open_arrays`; `y=` gives the labels of an array.
+            None stands for an option that is not given.
+
+    Raises:
+        DataError: if the data are not there, cannot be read, or cannot be trained on.
+        ConfigError: if an option is unknown, or is not for this kind of source.
+
+    Example:
+        >>> open([[0.5, 1.5], [2.0, 3.0]]).schema.values
+        'continuous'
+    """
+    if isinstance(source, Dataset):
+        _check_options({}, options, "data that are open already")
+        return source
+    found = _find(source, options)
+    if isinstance(found, Arrays):
+        return open_arrays(found, **_check_options(open_arrays, options, "arrays", other=open_images))
+    return open_images(found, **_check_options(open_images, options, "images", other=open_arrays))
+
+
+def conform(source: Any, schema: Schema, **options: Any) -> Dataset:
+    """The data of a path or an array, opened the way a schema says, and checked against it.
+
+    Args:
+        source: as in `open`; an array may also lie as the schema stores it, and a data set is taken too.
+        schema: that the data must fit.
+        **options: `skip_bad`, `workers`, `cache`, ... for images; `missing` for arrays.
+
+    Raises:
+        DataError: with what differs from the schema.
+        ConfigError: if an option is unknown, or is not for this kind of source.
+
+    Example:
+        >>> schema = open([[0.0, 2.0], [1.0, 0.0]]).schema
+        >>> conform([[2.0, 2.0]], schema).x
+        array([[2, 2]], dtype=uint8)
+    """
+    if isinstance(source, Dataset):
+        return _conform_dataset(source, schema, options)
+    found = _find(source, options)
+    if isinstance(found, Arrays):
+        return conform_arrays(found, schema, **_check_options(conform_arrays, options, "arrays", other=conform_images))
+    return conform_images(found, schema, **_check_options(conform_images, options, "images", other=conform_arrays))
+
+
+def holdout(dataset: Dataset, fraction: float = 0.1, maximum: int = 10_000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Seeded training and validation indices, each sorted, of at least one example each.
+
+    Args:
+        dataset: to divide.
+        fraction: of the examples that validation takes, in (0, 1).
+        maximum: the most examples that validation takes.
+        seed: of the draw.
+
+    Raises:
+        DataError: if there are fewer than two examples.
+        ConfigError: if the fraction or the maximum cannot be.
+
+    Example:
+        >>> train, validation = holdout(open(np.eye(10)), fraction=0.2)
+        >>> len(train), len(validation)
+        (8, 2)
+    """
+    if not 0.0 < fraction < 1.0 or maximum < 1:
+        raise ConfigError(f"`fraction` must lie between 0 and 1 and `maximum` be at least 1, got {fraction} and {maximum}.")
+    total = len(dataset)
+    if total < 2:
+        raise DataError(
+            f"At least 2 examples must be there, one to train and one to validate on, found {total}. Add more data."
+        )
+    num = min(max(1, round(total * fraction)), maximum, total - 1)
+    order = np.random.default_rng(seed).permutation(total)
+    return np.sort(order[num:]), np.sort(order[:num])
+
+
+def describe(dataset: Dataset) -> list[tuple[str, str]]:
+    """What a person wants to know of a data set: pairs of a heading and a line.
+
+    Example:
+        >>> describe(open([[0.0, 2.0], [1.0, 0.0]]))[1]
+        ('shape', '2 examples of 2 values')
+    """
+    schema = dataset.schema
+    shape = ""
+    if schema.kind == "images":
+        shape = f"{schema.shape[1]} x {schema.shape[2]}, {schema.shape[0]} channel{'s' if schema.shape[0] > 1 else ''}"
+    lines = [
+        ("kind", f"{schema.kind} ({schema.source.form}, {schema.source.layout}, {schema.source.dtype})"),
+        ("shape", f"{len(dataset)} examples of {shape or f'{schema.num_dimensions} values'}"),
+        ("values", schema.values if schema.levels is None else f"{schema.values}, {schema.levels} levels"),
+        ("range", f"{schema.low:g} to {schema.high:g}"),
+    ]
+    if dataset.mask is not None:
+        lines.append(("missing", f"{1 - dataset.mask.mean():.1%} of the values"))
+    if dataset.splits:
+        lines.append(("splits", ", ".join(f"{name} {len(rows)}" for name, rows in dataset.splits.items())))
+    for column in schema.columns:
+        codes = dataset.columns.get(column.name, np.full(1, UNKNOWN))
+        lines.append((f"column {column.name}", _counts(column.categories, codes)))
+    where = "mapped from disk" if isinstance(dataset.x, np.memmap) else "in memory"
+    lines.append(("size", f"{dataset.x.nbytes / 2**20:.1f} MiB as {schema.dtype}, {where}"))
+    return lines + [("note", note) for note in dataset.notes]
+
+
+def _counts(categories: tuple[str, ...], codes: np.ndarray) -> str:
+    counts = np.bincount(codes[codes >= 0], minlength=len(categories))
+    listed = [f"{name} {count}" for name, count in zip(categories[:20], counts, strict=False)]
+    listed += [f"and {len(categories) - 20} more"] if len(categories) > 20 else []
+    unknown = int((codes == UNKNOWN).sum())
+    return ", ".join(listed + ([f"unknown {unknown}"] if unknown else []))
+
+
+def _conform_dataset(dataset: Dataset, schema: Schema, options: dict[str, Any]) -> Dataset:
+    _check_options({}, options, "data that are open already")
+    same = ("kind", "shape", "values", "levels", "offset", "step", "dtype")
+    labels = {column.name: column.categories for column in schema.columns}
+    theirs = {column.name: column.categories for column in dataset.schema.columns}
+    if all(getattr(dataset.schema, name) == getattr(schema, name) for name in same) and labels == theirs:
+        return dataset
+    y = None
+    if "label" in dataset.columns:
+        names = np.array([*dataset.schema.column("label").categories, ""], dtype=str)
+        y = names[dataset.columns["label"]]
+    form = "npy" if dataset.schema.source.form == "npy" else "array"
+    missing = "nan" if dataset.mask is not None else None
+    found = conform_arrays(Arrays(form, {"": (dataset.raw(), y)}), schema, missing=missing)
+    return Dataset(
+        found.schema, found.x, found.columns, found.mask, dataset.names, dataset.splits, (*dataset.notes, *found.notes)
+    )
+
+
+def _find(source: Any, options: dict[str, Any]) -> Arrays | Path:
+    """The arrays of a source, or the path to its images."""
+    y = options.pop("y", None)
+    if not isinstance(source, str | os.PathLike):
+        return as_arrays(source, y)
+    if y is not None:
+        raise ConfigError("`y` must be given with an array, got a path. Put the labels into an .npz file as `y`.")
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise DataError(_absent(path))
+    if path.is_dir():
+        return path
+    if not path.is_file():
+        raise DataError(f"`{path}` must be a file or a folder, found a device or a pipe. Save the data first.")
+    try:
+        with builtins.open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise DataError(f"`{path}` must be readable, but: {error.strerror}. Check its permissions.") from error
+    return _by_content(path, head)
+
+
+def _by_content(path: Path, head: bytes) -> Arrays | Path:
+    if not head:
+        raise DataError(f"`{path}` must hold data, found an empty file. Check how it was written.")
+    if head.startswith(b"\x93NUMPY"):
+        return read_npy(path)
+    if head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return path
+    if _is_idx(head) or (head.startswith(b"\x1f\x8b") and _is_idx(_unzipped(path))):
+        return read_idx(path)
+    if head.startswith(b"PK"):
+        return _by_members(path)
+    for magic, name in _TABLES.items():
+        if head.startswith(magic):
+            raise DataError(f"`{path}` must be images or arrays, found {name}, which is not read by this version. {_READS}.")
+    if _is_text(head):
+        raise DataError(
+            f"`{path}` must be images or arrays, found text: tables and text are not read by this version. {_READS}."
+        )
+    raise DataError(f"`{path}` must be images or arrays, found unknown content ({head[:4].hex(' ')} ...). {_READS}.")
+
+
+def _by_members(path: Path) -> Arrays | Path:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise DataError(f"`{path}` must be a whole zip, but: {error}. Fetch or write it again.") from error
+    if any(name.endswith(".npy") for name in names):
+        return read_npz(path)
+    if "[Content_Types].xml" in names:
+        raise DataError(f"`{path}` must be images or arrays, found an office document, not read by this version. {_READS}.")
+    return path
+
+
+def _is_idx(head: bytes) -> bool:
+    return len(head) >= 4 and head[:2] == b"\0\0" and head[2] in (8, 9, 11, 12, 13, 14) and 1 <= head[3] <= 8
+
+
+def _unzipped(path: Path) -> bytes:
+    try:
+        with gzip.open(path, "rb") as file:
+            return file.read(4)
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def _is_text(head: bytes) -> bool:
+    if b"\0" in head:
+        return False
+    try:
+        head[:-4].decode("utf-8") if len(head) > 4 else head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start > len(head) - 8 > 0
+    return True
+
+
+def _absent(path: Path) -> str:
+    parent = path.parent
+    while not parent.is_dir() and parent != parent.parent:
+        parent = parent.parent
+    missing = path.relative_to(parent).parts[0]
+    try:
+        near = difflib.get_close_matches(missing, os.listdir(parent), 1, 0.5)
+    except OSError:
+        near = []
+    remedy = f"Did you mean `{parent / near[0]}`?" if near else f"The folder `{parent}` has no `{missing}`; check the path."
+    return f"`{path}` must be there, found nothing. {remedy}"
+
+
+def _check_options(
+    function: Callable[..., Any] | dict[str, Any],
+    options: dict[str, Any],
+    what: str,
+    other: Callable[..., Any] | None = None,
+) -> dict[str, Any]:
+    """The options that are given, all of which the function must have."""
+    given = {name: value for name, value in options.items() if value is not None}
+    known, others = _option_names(function), _option_names(other or {})
+    for name, value in given.items():
+        if name in known:
+            continue
+        if name in others:
+            if value is False:  # a switch that is off asks for nothing
+                continue
+            raise ConfigError(f"`{name}` must be left out for {what}, got {value!r}. It has no meaning there.")
+        near = difflib.get_close_matches(name, known, 1)
+        remedy = f"Did you mean `{near[0]}`?" if near else f"The options are {', '.join(known) or 'none'}."
+        raise ConfigError(f"Options must be known ones, got `{name}`. {remedy}")
+    return {name: value for name, value in given.items() if name in known}
+
+
+def _option_names(function: Callable[..., Any] | dict[str, Any]) -> list[str]:
+    if isinstance(function, dict):
+        return []
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]

@@ -1,0 +1,152 @@
+"""Rows through a network in blocks of one size, so that no row's result depends on the others.
+
+The last bits of a matrix product or a convolution depend on how many rows it has, so every block is padded to one size.
+They also depend on where in memory a row begins, for narrow layers whose rows are no whole number of vectors: MKL's
+kernels for at most 10 outputs do, where the inputs are no multiple of 4. There the inputs are padded with zeros. What is
+left depends on nothing but the row: encodings, reconstructions and decodings are the same, to the last bit, one by one, in
+any company and in any order (on one machine, with one number of threads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from vaekit.component import device_of
+from vaekit.data.dataset import Dataset, to_source
+from vaekit.data.schema import Schema
+from vaekit.errors import ConfigError
+from vaekit.inference import Progress, prepare
+from vaekit.storage import Bundle
+
+BLOCK = 256
+"""Rows a block, for examples of up to 2^14 values; larger examples take fewer (see `block_size`)."""
+
+DRAWS = ("auto", "mean", "sample")
+
+
+def block_size(schema: Schema) -> int:
+    """How many rows a block has: a function of the schema alone, so that it never changes for a model."""
+    fits = 2**22 // schema.num_dimensions
+    return min(BLOCK, 1 << max(0, fits.bit_length() - 1))
+
+
+class _AlignedLinear(TorchFunctionMode):
+    """Linear layers whose rows begin at multiples of 64 bytes; the zeros that are added change no value."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear and (short := -args[1].shape[1] % 16):
+            return func(F.pad(args[0], (0, short)), F.pad(args[1], (0, short)), *args[2:], **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def in_blocks(
+    function: Callable[..., tuple[Tensor, ...]], arrays: Sequence[Tensor | None], block: int = BLOCK
+) -> tuple[Tensor, ...]:
+    """`function` of N rows, `block` rows at a time; the last block is filled up with copies of its last row.
+
+    Args:
+        function: takes each of `arrays` with exactly `block` rows, gives tensors with as many rows.
+        arrays: each (N, ...) with the same N >= 1, or None, which is handed on.
+        block: rows a call.
+
+    Returns:
+        Each of the function's tensors, with N rows.
+
+    Example:
+        >>> (doubled,) = in_blocks(lambda x: (2 * x,), [torch.arange(5.0)], block=2)
+        >>> doubled
+        tensor([0., 2., 4., 6., 8.])
+    """
+    num = next(len(array) for array in arrays if array is not None)
+    parts: list[tuple[Tensor, ...]] = []
+    for start in range(0, num, block):
+        count = min(block, num - start)
+        rows = [None if array is None else _padded(array[start : start + count], block) for array in arrays]
+        with _AlignedLinear():
+            parts.append(tuple(out[:count] for out in function(*rows)))
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def _padded(rows: Tensor, block: int) -> Tensor:
+    if len(rows) == block:
+        return rows.contiguous()
+    return torch.cat([rows, rows[-1:].expand(block - len(rows), *rows.shape[1:])])
+
+
+@torch.inference_mode()
+def posterior_of(bundle: Bundle, dataset: Dataset, progress: Progress | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of q(z|x, c) of every example, each (N, D) on the CPU.
+
+    A stochastic transform enters with its expectation, so nothing is drawn.
+    """
+    block = block_size(bundle.schema)
+    means, scales = [], []
+    for start in range(0, len(dataset), block):
+        inputs = prepare(bundle, dataset.batch(np.arange(start, min(start + block, len(dataset)))), expected=True)
+        names = list(inputs.condition or {})
+        columns = [] if inputs.condition is None else list(inputs.condition.values())
+
+        def encode(x: Tensor, mask: Tensor | None, *codes: Tensor, names: list[str] = names) -> tuple[Tensor, Tensor]:
+            condition = dict(zip(names, codes, strict=True)) or None
+            q = bundle.vae.encode(x, condition=condition, mask=mask)
+            return q.mean, q.variance.sqrt()
+
+        mean, scale = in_blocks(encode, [inputs.x, inputs.mask, *columns], block)
+        means.append(mean.cpu())
+        scales.append(scale.cpu())
+        if progress is not None:
+            progress(min(start + block, len(dataset)), len(dataset))
+    return torch.cat(means), torch.cat(scales)
+
+
+@torch.inference_mode()
+def decoded(
+    bundle: Bundle, z: Tensor, features: Tensor | None, draw: str = "auto", progress: Progress | None = None
+) -> np.ndarray:
+    """Examples in the source's form from latents.
+
+    Args:
+        bundle: the model.
+        z: (N, D).
+        features: (N, F), the encoded condition, or None.
+        draw: `mean` of p(x|z, c), a `sample` of it, or `auto`: the mean for images, a sample for vectors.
+        progress: called with (done, total) as examples are done.
+
+    Raises:
+        ConfigError: if `draw` is none of the three.
+    """
+    mean = draws_mean(bundle, draw)
+    block = block_size(bundle.schema)
+    device = device_of(bundle.vae)
+
+    def decode(z: Tensor, features: Tensor | None) -> tuple[Tensor]:
+        p = bundle.vae.likelihood(z[None], features)
+        return (bundle.transform.inverse(p.mean[0] if mean else p.sample()[0]),)
+
+    parts = []
+    for start in range(0, len(z), block):
+        rows = slice(start, start + block)
+        given = None if features is None else features[rows].to(device)
+        (x,) = in_blocks(decode, [z[rows].to(device), given], block)
+        parts.append(to_source(x, bundle.schema))
+        if progress is not None:
+            progress(min(start + block, len(z)), len(z))
+    return np.concatenate(parts)
+
+
+def draws_mean(bundle: Bundle, draw: str) -> bool:
+    """Whether `draw` asks for the mean of p(x|z, c).
+
+    Raises:
+        ConfigError: if it is not `auto`, `mean` or `sample`.
+    """
+    if draw not in DRAWS:
+        raise ConfigError(f"`draw` must be {', '.join(DRAWS[:-1])} or {DRAWS[-1]}, got {draw!r}. Use `auto` when in doubt.")
+    return draw == "mean" or (draw == "auto" and bundle.schema.kind == "images")

@@ -1,0 +1,78 @@
+"""Interpolate: a path of examples from one to another."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaekit.data.dataset import Dataset
+from vaekit.errors import ConfigError
+from vaekit.jobs.blocks import decoded, posterior_of
+from vaekit.jobs.conditions import features_of_data
+from vaekit.storage import Bundle
+
+PATHS = ("linear", "spherical")
+
+
+def interpolate(
+    bundle: Bundle, dataset: Dataset, start: int, end: int, *, num_steps: int = 9, path: str = "linear"
+) -> np.ndarray:
+    """Examples on a path between the posterior means of two, both ends included.
+
+        linear:     z(t) = (1 - t) z_i + t z_j
+        spherical:  z(t) = sin((1 - t) a) / sin(a) z_i + sin(t a) / sin(a) z_j,  a the angle between z_i and z_j
+
+    The ends are exactly the two reconstructions. A spherical path keeps the norm that latents of the prior have, where
+    the two norms are alike: White, "Sampling generative networks" (2016), section 2. Conditions move with t as features.
+
+    Args:
+        bundle: the model.
+        dataset: the examples.
+        start: index i of the first.
+        end: index j of the last.
+        num_steps: how many examples, at least 2.
+        path: `linear` or `spherical`.
+
+    Returns:
+        (num_steps, ...) in the source's layout and dtype.
+
+    Raises:
+        ConfigError: if an index is not in the data, or an argument cannot be.
+    """
+    for name, index in (("start", start), ("end", end)):
+        if not 0 <= index < len(dataset):
+            raise ConfigError(
+                f"`{name}` must be an index from 0 to {len(dataset) - 1}, got {index}. Choose an example of the data."
+            )
+    if num_steps < 2:
+        raise ConfigError(f"`num_steps` must be at least 2, got {num_steps}. Both ends are steps.")
+    if path not in PATHS:
+        raise ConfigError(f"`path` must be linear or spherical, got {path!r}.")
+    ends = dataset.select([start, end])
+    mean, _ = posterior_of(bundle, ends)
+    t = torch.linspace(0, 1, num_steps)[:, None]
+    with torch.inference_mode():
+        features = features_of_data(bundle, ends)
+        along = None if features is None else _linear(features[0], features[1], t.to(features))
+        between = _spherical if path == "spherical" else _linear
+        return decoded(bundle, between(mean[0], mean[1], t), along, "mean")
+
+
+def _linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """(S, D) from a (D,) to b (D,), with a and b themselves at the ends."""
+    return _with_ends((1 - t) * a + t * b, a, b)
+
+
+def _spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """(S, D) along the great circle; linear where a and b point the same way, or opposite ways, or one is 0."""
+    cosine = torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=0)
+    angle = torch.arccos(cosine.clamp(-1, 1))
+    if bool(angle.sin() < 1e-4) or bool(a.norm() == 0) or bool(b.norm() == 0):
+        return _linear(a, b, t)
+    weights = torch.sin((1 - t.double()) * angle) / angle.sin(), torch.sin(t.double() * angle) / angle.sin()
+    return _with_ends((weights[0] * a + weights[1] * b).to(a.dtype), a, b)
+
+
+def _with_ends(along: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.cat([a[None], along[1:-1], b[None]])

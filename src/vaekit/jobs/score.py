@@ -1,0 +1,88 @@
+"""Score: how likely each example is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from vaekit.component import device_of
+from vaekit.data.dataset import Dataset
+from vaekit.inference import Progress, bounds, seeded
+from vaekit.jobs.conditions import check_examples
+from vaekit.storage import Bundle
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model says of N examples: arrays (N,) in float64, in nats unless the name says bits.
+
+    Attributes:
+        log_likelihood: the K-sample bound on log p(x|c), of the data as they are stored.
+        elbo: -(rate + distortion).
+        rate: KL(q(z|x, c) || p(z|c)).
+        distortion: -E_q log p(x|z, c).
+        bits_per_dim: -log_likelihood / (observed values * ln 2), for discrete likelihoods; None for densities.
+        anomaly: -log_likelihood: greater is stranger. Neither standardised nor a percentile, so the scores of different
+            models do not compare, and a threshold is best set at a percentile of the scores of normal data.
+        names: the file name of each example, or None.
+    """
+
+    log_likelihood: np.ndarray
+    elbo: np.ndarray
+    rate: np.ndarray
+    distortion: np.ndarray
+    bits_per_dim: np.ndarray | None
+    anomaly: np.ndarray
+    names: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.log_likelihood)
+
+    def to_columns(self) -> dict[str, np.ndarray]:
+        """The scores as the columns of a table: index, name, and a column a score."""
+        table: dict[str, np.ndarray] = {"index": np.arange(len(self))}
+        if self.names is not None:
+            table["name"] = np.array(self.names, dtype=object)
+        table.update(log_likelihood=self.log_likelihood, elbo=self.elbo, rate=self.rate, distortion=self.distortion)
+        if self.bits_per_dim is not None:
+            table["bits_per_dim"] = self.bits_per_dim
+        return {**table, "anomaly": self.anomaly}
+
+
+def score(
+    bundle: Bundle, dataset: Dataset, *, num_samples: int = 16, seed: int = 0, progress: Progress | None = None
+) -> Scores:
+    """The K-sample bound on log p(x|c) of every example, and what it is made of.
+
+        log 1/K sum_k p(x|z_k, c) p(z_k|c) / q(z_k|x, c),   z_k ~ q(z|x, c)
+
+    Burda, Grosse, Salakhutdinov, "Importance weighted autoencoders" (2016), equation 8.
+
+    Args:
+        bundle: the model.
+        dataset: N examples that fit the model's schema.
+        num_samples: K; more is tighter and slower.
+        seed: of all draws; the global random state is left as it was.
+        progress: called with (done, total) as examples are done.
+
+    Raises:
+        DataError: if there are no examples.
+        ConfigError: if `num_samples` is less than 1.
+    """
+    check_examples(dataset)
+    with seeded(seed, device_of(bundle.vae)):
+        parts = [part for _, _, part in bounds(bundle, dataset, num_samples, progress)]
+    log_likelihood = np.concatenate([part.log_likelihood for part in parts])
+    observed = np.concatenate([part.num_observed for part in parts])
+    discrete = bundle.vae.likelihood.discrete
+    return Scores(
+        log_likelihood=log_likelihood,
+        elbo=np.concatenate([part.elbo for part in parts]),
+        rate=np.concatenate([part.rate for part in parts]),
+        distortion=np.concatenate([part.distortion for part in parts]),
+        bits_per_dim=-log_likelihood / (np.maximum(observed, 1) * math.log(2)) if discrete else None,
+        anomaly=-log_likelihood,
+        names=None if dataset.names is None else list(dataset.names),
+    )

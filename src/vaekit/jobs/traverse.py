@@ -1,0 +1,135 @@
+"""Traverse: what each latent unit does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaekit.data.dataset import Dataset
+from vaekit.distributions import unit_kl
+from vaekit.errors import ConfigError
+from vaekit.inference import prepare
+from vaekit.jobs.blocks import block_size, decoded, in_blocks, posterior_of
+from vaekit.jobs.conditions import codes_where, features_of, features_of_data
+from vaekit.storage import Bundle
+
+SAMPLE = 2000
+"""How many examples rank the units."""
+
+
+@dataclass(frozen=True)
+class Traversal:
+    """A grid of examples: a row a unit, a column a value.
+
+    Attributes:
+        x: (U, S, ...) in the source's layout and dtype.
+        units: (U,), the index d of each row's unit, most active first.
+        values: (S,), what z_d is in each column.
+    """
+
+    x: np.ndarray
+    units: np.ndarray
+    values: np.ndarray
+
+
+def traverse(
+    bundle: Bundle,
+    dataset: Dataset | None = None,
+    *,
+    example: int | None = None,
+    where: Mapping[str, str | int] | None = None,
+    num_units: int = 10,
+    num_steps: int = 11,
+    reach: float = 3.0,
+) -> Traversal:
+    """One unit at a time moved over [-reach, reach], the others held.
+
+    The others stand at 0, or at the posterior mean of an example. Rows are the units that the data use most, by their KL
+    to the prior over (at most 2000 of) the data; without data, the units whose move changes the decoded mean most.
+    Higgins et al., "beta-VAE" (2017), figure 1, is the use of such grids.
+
+    Args:
+        bundle: the model.
+        dataset: examples that rank the units; None to rank them by what they change.
+        example: index of the example whose latents and condition the others are held at; it needs the data.
+        where: the category of each condition, by column; unknown where not given.
+        num_units: rows, at most all units.
+        num_steps: columns, at least 2.
+        reach: the greatest value, > 0; in standard deviations for a standard normal prior.
+
+    Raises:
+        ConfigError: if an argument cannot be.
+        DataError: if a category is unknown.
+    """
+    _check(dataset, example, num_units, num_steps, reach)
+    num_latents = bundle.vae.prior.shape[0]
+    held = torch.zeros(num_latents)
+    with torch.inference_mode():
+        features = features_of(bundle, {name: torch.tensor([code]) for name, code in codes_where(bundle, where).items()}, 1)
+        if dataset is not None and example is not None:
+            one = dataset.select([example])
+            held = posterior_of(bundle, one)[0][0]
+            features = features if where else features_of_data(bundle, one)
+        activity = _change(bundle, held, features, reach) if dataset is None else _rates(bundle, dataset)
+        units = torch.argsort(activity, descending=True, stable=True)[: min(num_units, num_latents)]
+        values = torch.linspace(-reach, reach, num_steps)
+        z = held.repeat(len(units), num_steps, 1)
+        z[torch.arange(len(units)), :, units] = values
+        x = decoded(bundle, z.flatten(0, 1), _repeated(features, len(units) * num_steps), "mean")
+    return Traversal(x.reshape(len(units), num_steps, *x.shape[1:]), units.numpy(), values.numpy())
+
+
+def _check(dataset: Dataset | None, example: int | None, num_units: int, num_steps: int, reach: float) -> None:
+    if num_units < 1:
+        raise ConfigError(f"`num_units` must be at least 1, got {num_units}.")
+    if num_steps < 2:
+        raise ConfigError(f"`num_steps` must be at least 2, got {num_steps}.")
+    if not 0 < reach < float("inf"):
+        raise ConfigError(f"`reach` must be a number > 0, got {reach}. 3 covers a standard normal prior.")
+    if example is None:
+        return
+    if dataset is None:
+        raise ConfigError(f"`example` must come with data, got {example} and none. Give the data that it is an index of.")
+    if not 0 <= example < len(dataset):
+        raise ConfigError(f"`example` must be an index from 0 to {len(dataset) - 1}, got {example}.")
+
+
+def _rates(bundle: Bundle, dataset: Dataset) -> Tensor:
+    """(D,): mean KL of each unit to the prior; where that does not split over units, the variance of the means."""
+    if len(dataset) > SAMPLE:
+        dataset = dataset.select(np.linspace(0, len(dataset) - 1, SAMPLE).astype(np.int64))
+    block = block_size(bundle.schema)
+    total = None
+    for start in range(0, len(dataset), block):
+        inputs = prepare(bundle, dataset.batch(np.arange(start, min(start + block, len(dataset)))), expected=True)
+        q = bundle.vae.encode(inputs.x, condition=inputs.condition, mask=inputs.mask)
+        rates = unit_kl(q, bundle.vae.prior(bundle.vae.encode_condition(inputs.condition)))
+        if rates is None:
+            return posterior_of(bundle, dataset)[0].var(0, unbiased=False)
+        total = rates.sum(0).cpu() if total is None else total + rates.sum(0).cpu()
+    assert total is not None
+    return total / len(dataset)
+
+
+def _change(bundle: Bundle, held: Tensor, features: Tensor | None, reach: float) -> Tensor:
+    """(D,): mean squared change of the decoded mean as each unit goes from -reach to reach."""
+    num = len(held)
+    low, high = held.repeat(num, 1), held.repeat(num, 1)
+    low.fill_diagonal_(-reach)
+    high.fill_diagonal_(reach)
+
+    def change(low: Tensor, high: Tensor, features: Tensor | None) -> tuple[Tensor]:
+        ends = [bundle.vae.likelihood(z[None], features).mean[0] for z in (low, high)]
+        return ((ends[1] - ends[0]).square().flatten(1).mean(1),)
+
+    on = next(bundle.vae.likelihood.parameters()).device
+    (changes,) = in_blocks(change, [low.to(on), high.to(on), _repeated(features, num)], block_size(bundle.schema))
+    return changes.cpu()
+
+
+def _repeated(features: Tensor | None, num: int) -> Tensor | None:
+    return None if features is None else features.expand(num, -1)

@@ -1,0 +1,439 @@
+"""`Model`: a trained VAE with its schema, and the jobs as its methods; `train` makes one, `load` reads one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vaekit import storage
+from vaekit.data import loading
+from vaekit.data.dataset import Dataset
+from vaekit.data.schema import Schema
+from vaekit.errors import ConfigError
+from vaekit.evaluation.bounds import BoundReport, evaluate_bounds
+from vaekit.inference import Progress
+from vaekit.jobs.encode import Encoding, decode, encode, read_latents
+from vaekit.jobs.generate import Generated, generate
+from vaekit.jobs.interpolate import interpolate
+from vaekit.jobs.reconstruct import reconstruct
+from vaekit.jobs.score import Scores, score
+from vaekit.jobs.traverse import Traversal, traverse
+from vaekit.storage import Bundle
+from vaekit.types import Json
+from vaekit.vae import VAE
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vaekit.data.transforms import Transform
+    from vaekit.objectives import Objective
+
+
+class Model:
+    """A trained VAE and what it is for.
+
+    Data is given as a path, an array, a tensor or a `Dataset`, in the form that the model was trained on, and is checked
+    against the model's schema. Of data that come split, methods read the split `test` where there is one, and `encode`
+    reads everything; `split` chooses another (`all` for everything). Examples that come out have the source's layout,
+    scale and dtype. Everything that draws takes a `seed` and leaves the global random state as it was.
+
+    Attributes:
+        bundle: the record that holds everything.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    @property
+    def schema(self) -> Schema:
+        """What the data is."""
+        return self.bundle.schema
+
+    @property
+    def vae(self) -> VAE:
+        """The module, in evaluation mode."""
+        return self.bundle.vae
+
+    def __repr__(self) -> str:
+        """One line: kind, shape, latents and likelihood."""
+        schema, vae = self.schema, self.vae
+        shape = "x".join(map(str, schema.shape))
+        likelihood = vae.likelihood.registered_name.rpartition(".")[2]
+        return f"Model({schema.kind} {shape}, {vae.prior.shape[0]} latents, {likelihood})"
+
+    def info(self) -> Json:
+        """What the model is and how good it is, as a JSON object."""
+        schema, vae = self.schema, self.vae
+        parts = {"prior": vae.prior, "posterior": vae.posterior, "likelihood": vae.likelihood}
+        return {
+            "kind": schema.kind,
+            "shape": list(schema.shape),
+            "values": schema.values,
+            "levels": schema.levels,
+            "columns": {column.name: list(column.categories) for column in schema.columns},
+            "conditions": [] if vae.condition is None else list(vae.condition.categories),
+            "num_latents": vae.prior.shape[0],
+            **{name: part.registered_name for name, part in parts.items()},
+            "transform": self.bundle.transform.registered_name,
+            "num_parameters": sum(p.numel() for p in vae.parameters()),
+            "num_examples": schema.num_examples,
+            "training": self.bundle.training,
+            "metrics": self.bundle.metrics,
+        }
+
+    def save(self, folder: str | Path, force: bool = False) -> Path:
+        """Writes the model folder.
+
+        Args:
+            folder: made if missing.
+            force: replace a model that is there.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ConfigError: if there is a model already and `force` is not set, or the folder cannot be written.
+        """
+        folder = Path(folder)
+        if not force and (folder / storage.CONFIG_FILE).exists():
+            raise ConfigError(
+                f"The folder must hold no model, found one in {folder}. Choose another name, or replace it with `force=True`."
+            )
+        return storage.save(self.bundle, folder)
+
+    def read(self, data: Any, split: str | None = None, *, default: str = "test", **options: Any) -> Dataset:
+        """Data as a `Dataset` that fits the model's schema.
+
+        Args:
+            data: a path, an array, a tensor, or a `Dataset`.
+            split: which part of data that come split; `all` for everything.
+            default: the split that is read where none is asked for; everything where the data do not have it.
+            **options: of `vaekit.data.loading.conform`.
+
+        Raises:
+            DataError: if the data do not fit the schema, or have no such split.
+        """
+        dataset = loading.conform(data, self.schema, **options)
+        if split is not None:
+            return dataset if split == "all" else dataset.split(split)
+        return dataset.split(default) if default in dataset.splits else dataset
+
+    def generate(
+        self,
+        num: int = 16,
+        *,
+        where: Mapping[str, str | int] | None = None,
+        temperature: float = 1.0,
+        draw: str = "auto",
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """New examples, (num, ...) in the source's form: z ~ p(z|c), x ~ p(x|z, c).
+
+        Args:
+            num: how many.
+            where: the category of each condition, by column, as in `{"label": 3}`; those not given are drawn as often as
+                in training. `generate_labelled` also tells which.
+            temperature: factor on the prior's scales, > 0.
+            draw: `mean` of p(x|z, c), a `sample` of it, or `auto`: the mean for images, a sample for vectors.
+            seed: of all draws.
+            progress: called with (done, total).
+
+        Raises:
+            ConfigError: if an argument cannot be.
+            DataError: if a category is unknown.
+        """
+        return generate(self.bundle, num, where=where, temperature=temperature, draw=draw, seed=seed, progress=progress).x
+
+    def generate_labelled(self, num: int = 16, **options: Any) -> Generated:
+        """As `generate`, with the categories that each example was made for."""
+        return generate(self.bundle, num, **options)
+
+    def reconstruct(
+        self,
+        data: Any,
+        *,
+        draw: str = "mean",
+        seed: int = 0,
+        split: str | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """E p(x|z, c) at z = E q(z|x, c), (N, ...) in the source's form.
+
+        Args:
+            data: N examples.
+            draw: `mean` of p(x|z, c), or a `sample` of it.
+            seed: of the samples.
+            split: which part of data that come split.
+            progress: called with (done, total).
+            **options: of `vaekit.data.loading.conform`.
+        """
+        return reconstruct(self.bundle, self.read(data, split, **options), draw=draw, seed=seed, progress=progress)
+
+    def encode(self, data: Any, *, split: str | None = None, progress: Progress | None = None, **options: Any) -> Encoding:
+        """Mean and scale of q(z|x, c) for every example: the same to the last bit in any batch and in any order.
+
+        Args:
+            data: N examples.
+            split: which part of data that come split; everything if None.
+            progress: called with (done, total).
+            **options: of `vaekit.data.loading.conform`.
+        """
+        return encode(self.bundle, self.read(data, split, default="all", **options), progress)
+
+    def decode(
+        self,
+        latents: Any,
+        *,
+        draw: str = "auto",
+        where: Mapping[str, str | int] | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Examples in the source's form from latents.
+
+        Args:
+            latents: (N, D) numbers, an `Encoding`, or a file that `encode` wrote, whose columns are then used as conditions.
+            draw: `mean` of p(x|z, c), a `sample` of it, or `auto`: the mean for images, a sample for vectors.
+            where: the category of each condition, by column; unknown where not given.
+            seed: of the samples.
+            progress: called with (done, total).
+
+        Raises:
+            DataError: if the latents are not (N, D) or not finite, or a category is unknown.
+        """
+        z, columns = read_latents(self.bundle, latents)
+        return decode(self.bundle, z, draw=draw, where=where, columns=columns, seed=seed, progress=progress)
+
+    def score(
+        self,
+        data: Any,
+        *,
+        num_samples: int = 16,
+        seed: int = 0,
+        split: str | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Scores:
+        """The K-sample bound on log p(x|c) of every example, its rate and distortion, and an anomaly score.
+
+        Args:
+            data: N examples.
+            num_samples: K; more is tighter and slower.
+            seed: of all draws.
+            split: which part of data that come split.
+            progress: called with (done, total).
+            **options: of `vaekit.data.loading.conform`.
+        """
+        dataset = self.read(data, split, **options)
+        return score(self.bundle, dataset, num_samples=num_samples, seed=seed, progress=progress)
+
+    def interpolate(
+        self,
+        data: Any,
+        start: int = 0,
+        end: int = 1,
+        *,
+        num_steps: int = 9,
+        path: str = "linear",
+        split: str | None = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """Examples on a path between the posterior means of two; the ends are exactly their reconstructions.
+
+        Args:
+            data: the examples.
+            start: index of the first.
+            end: index of the last.
+            num_steps: how many, both ends included.
+            path: `linear` or `spherical`.
+            split: which part of data that come split.
+            **options: of `vaekit.data.loading.conform`.
+        """
+        return interpolate(self.bundle, self.read(data, split, **options), start, end, num_steps=num_steps, path=path)
+
+    def traverse(
+        self,
+        data: Any = None,
+        *,
+        example: int | None = None,
+        where: Mapping[str, str | int] | None = None,
+        num_units: int = 10,
+        num_steps: int = 11,
+        reach: float = 3.0,
+        split: str | None = None,
+        **options: Any,
+    ) -> Traversal:
+        """One latent unit at a time moved over [-reach, reach]: a row a unit, the most active first.
+
+        Args:
+            data: examples that rank the units; None to rank them by what they change.
+            example: index of the example at whose latents the others are held; at 0 if None.
+            where: the category of each condition, by column.
+            num_units: rows.
+            num_steps: columns.
+            reach: the greatest value.
+            split: which part of data that come split.
+            **options: of `vaekit.data.loading.conform`.
+        """
+        dataset = None if data is None else self.read(data, split, **options)
+        return traverse(
+            self.bundle, dataset, example=example, where=where, num_units=num_units, num_steps=num_steps, reach=reach
+        )
+
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        num_samples: int = 100,
+        limit: int | None = None,
+        seed: int = 0,
+        split: str | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> BoundReport:
+        """The K-sample bound on log p(x|c) over data that training did not see, with rate, distortion and active units.
+
+        Args:
+            data: N examples.
+            num_samples: K.
+            limit: the first so many examples; None for all.
+            seed: of all draws.
+            split: which part of data that come split.
+            progress: called with (done, total).
+            **options: of `vaekit.data.loading.conform`.
+        """
+        dataset = self.read(data, split, **options)
+        return evaluate_bounds(self.bundle, dataset, num_samples=num_samples, limit=limit, seed=seed, progress=progress)
+
+
+def load(folder: str | Path, device: str = "cpu") -> Model:
+    """Reads a model folder; no code is run from it.
+
+    Args:
+        folder: what `vaekit train` or `Model.save` wrote.
+        device: where the weights go: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the best that is there.
+
+    Raises:
+        ModelFormatError: if it is no model folder, of a later format, or damaged.
+        ConfigError: if there is no such device.
+    """
+    return Model(storage.load(folder, _device(device)))
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return "cpu" if accelerator is None else accelerator.type
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):  # torch raises either, with or without the backend
+        raise ConfigError(f"`device` must be one that is there, got {name!r}. Use `cpu` or `auto`.") from None
+    return name
+
+
+def train(
+    data: Any,
+    out: str | Path | None = None,
+    *,
+    recipe: str = "auto",
+    latent: int | None = None,
+    likelihood: str | None = None,
+    condition: Sequence[str] = (),
+    beta: float = 1.0,
+    free_bits: float = 0.0,
+    warm_up: int = 0,
+    capacity: float | None = None,
+    objective: Objective | None = None,
+    vae: VAE | None = None,
+    transform: Transform | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    num_samples: int | None = None,
+    patience: int | None = None,
+    ema: float | None = None,
+    precision: Literal["auto", "float32", "bf16"] | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    resume: bool = False,
+    force: bool = False,
+    compile: bool = False,
+    checkpoint_seconds: float | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    display: Literal["auto", "live", "plain", "quiet"] = "auto",
+) -> Model:
+    """Trains a VAE on data.
+
+    The schema of the data chooses the parts, unless they are given. Where an argument is None, the recipe chooses.
+
+    Args:
+        data: a folder or zip of images, an array file, an array, or a `Dataset`. Of data that come split, `train` is read.
+        out: the folder of the run and the model; None to keep the model in memory.
+        recipe: `auto`, or the kind of network: `mlp`, `conv`.
+        latent: D, the number of latent units.
+        likelihood: the family of p(x|z, c); chosen by the values of the data if None.
+        condition: columns to condition on, such as `["label"]`.
+        beta: weight of the rate, >= 0.
+        free_bits: nats a unit that are not charged, >= 0.
+        warm_up: steps over which beta rises from 0.
+        capacity: nats that the rate is drawn to; None for the bound itself.
+        objective: what is minimised, in place of the `ELBO` that the last four describe.
+        vae: a model of one's own, with its `transform`.
+        transform: stored values to the support of the likelihood; with `vae`.
+        epochs: budget in passes over the data. Give one of the three.
+        steps: budget in optimiser steps.
+        minutes: budget in minutes.
+        batch_size: examples a step.
+        learning_rate: its peak.
+        num_samples: K, samples of the latent an example.
+        patience: validations without a better bound after which training stops; 0 for never.
+        ema: decay of the average of the weights that is kept; 0 for none.
+        precision: `float32`, `bf16`, or `auto` for the faster one here.
+        device: `auto`, `cpu`, `cuda`, or one such as `cuda:1`.
+        seed: of everything random.
+        resume: go on with the run in `out`.
+        force: replace what `out` holds.
+        compile: compile the training step.
+        checkpoint_seconds: seconds between checkpoints.
+        data_options: how to read the data, as in `{"size": 64, "fit": "crop"}`: see `vaekit.data.loading.open`.
+        display: progress on standard error: `live`, `plain`, `quiet`, or `auto` for what fits.
+
+    Returns:
+        The model with the best weights by the bound on held-out examples.
+
+    Raises:
+        ConfigError: for an argument that cannot be, or an `out` that exists.
+        DataError: for data that cannot be read or do not fit.
+        TrainingError: if the run diverges or its folder cannot be written.
+
+    Example:
+        model = vaekit.train("photos/", latent=32, minutes=10)
+    """
+    from vaekit.training import run
+
+    parts = {"recipe": recipe, "latent": latent, "likelihood": likelihood, "condition": condition}
+    bound = {"beta": beta, "free_bits": free_bits, "warm_up": warm_up, "capacity": capacity}
+    own = {"objective": objective, "vae": vae, "transform": transform}
+    settings = {
+        "epochs": epochs,
+        "steps": steps,
+        "minutes": minutes,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "num_samples": num_samples,
+        "patience": patience,
+        "ema": ema,
+        "precision": precision,
+        "seed": seed,
+        "compile": compile,
+        "checkpoint_seconds": checkpoint_seconds,
+    }
+    how = {"device": device, "resume": resume, "force": force, "data_options": data_options, "display_as": display}
+    return Model(run.train(data, out, **parts, **bound, **own, **how, **settings))

@@ -1,0 +1,155 @@
+"""Each verb as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import vaekit
+from vaekit.cli.main import run
+from vaekit.data.writing import read_table
+
+
+def test_inspect(command, place, capsys):
+    assert run(["inspect", str(place.split_data), "--levels", "16"]) == 0
+    assert "6 x 5" in capsys.readouterr().out
+    found = json.loads(command("inspect", place.split_data, "--levels", 16, "--json").stdout)
+    assert found["splits"] == {"train": 14, "test": 6}
+    assert found["schema"]["levels"] == 16
+
+
+def test_train_then_info(command, place, tmp_path, capsys):
+    out = tmp_path / "model"
+    arguments = ["--steps", 5, "--latent", 3, "--condition", "label", "--levels", 16, "--precision", "float32", "--json"]
+    done = command("train", place.split_data, "-o", out, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["num_latents"] == 3
+    assert run(["info", str(out)]) == 0
+    assert "conditions" in capsys.readouterr().out
+    assert json.loads(command("info", out, "--json").stdout)["conditions"] == ["label"]
+
+
+def test_evaluate(command, place, tmp_path):
+    out = tmp_path / "figures.json"
+    done = command("evaluate", place.images, place.split_data, "--samples", 3, "--limit", 4, "--json", "-o", out)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["num_samples"] == 3
+    assert found["num_examples"] == 4
+    for key in ("nll_nats", "standard_error", "bits_per_dim", "active_units", "rate", "distortion"):
+        assert isinstance(found[key], float | int), key
+    assert json.loads(out.read_text()) == found
+    expected = vaekit.load(place.images).evaluate(place.split_data, num_samples=3, limit=4)
+    assert found["nll_nats"] == pytest.approx(expected.nll_nats, rel=1e-6)
+
+
+def test_generate(command, place, tmp_path):
+    out = tmp_path / "x.npy"
+    line = ["generate", place.conditional, "-n", 5, "-o", out, "--where", "label=2", "--seed", 3, "--temperature", 0.5]
+    done = command(*line, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["columns"] == {"label": ["2"] * 5}
+    expected = vaekit.load(place.conditional).generate(5, where={"label": 2}, seed=3, temperature=0.5)
+    np.testing.assert_array_equal(np.load(out), expected)
+
+
+def test_generate_writes_class_folders_and_grids(command, place, tmp_path):
+    assert run(["generate", str(place.conditional), "-n", "4", "-o", str(tmp_path / "new"), "--where", "label=1"]) == 0
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["1"]
+    assert len(list((tmp_path / "new" / "1").iterdir())) == 4
+    done = command("generate", place.images, "-n", 4, "-o", tmp_path / "grid.png", "--quiet")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_reconstruct(command, place, tmp_path):
+    done = command("reconstruct", place.images, place.split_data, "-o", tmp_path / "x.npy")
+    assert done.returncode == 0, done.stderr
+    expected = vaekit.load(place.images).reconstruct(place.split_data)
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), expected)
+    assert len(expected) == 6
+
+
+def test_encode_then_decode(command, place, tmp_path):
+    latents = tmp_path / "latents.csv"
+    done = command("encode", place.conditional, place.split_data, "-o", latents, "--split", "test")
+    assert done.returncode == 0, done.stderr
+    assert list(read_table(latents))[:3] == ["index", "label", "z0"]
+    assert run(["decode", str(place.conditional), str(latents), "-o", str(tmp_path / "x.npy")]) == 0
+    expected = vaekit.load(place.conditional).reconstruct(place.split_data)
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy").astype(int), expected.astype(int), atol=1)
+
+
+def test_interpolate(command, place, tmp_path):
+    done = command(
+        "interpolate", place.images, place.image_data, "--from", 2, "--to", 7, "--steps", 5, "-o", tmp_path / "x.npy"
+    )
+    assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "x.npy").shape == (5, 6, 5)
+
+
+def test_traverse(command, place, tmp_path):
+    done = command("traverse", place.images, "-o", tmp_path / "x.png", "--units", 2, "--steps", 3, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["units"]) == 2
+    assert found["values"] == [-3.0, 0.0, 3.0]
+
+
+def test_score(command, place, tmp_path):
+    done = command("score", place.vectors, place.vector_data, "-o", tmp_path / "scores.csv", "--samples", 2)
+    assert done.returncode == 0, done.stderr
+    table = read_table(tmp_path / "scores.csv")
+    expected = vaekit.load(place.vectors).score(place.vector_data, num_samples=2)
+    np.testing.assert_allclose(np.array(table["anomaly"], float), expected.anomaly, rtol=1e-5)
+    assert "bits_per_dim" not in table
+
+
+def test_demo(command, tmp_path):
+    done = command("demo", "-o", tmp_path / "demo", "--epochs", 1, "--json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    made = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert made >= {
+        "model",
+        "samples.png",
+        "reconstructions.png",
+        "traversal.png",
+        "interpolation.png",
+        "latents.csv",
+        "scores.csv",
+    }
+    assert set(json.loads(done.stdout)["files"]) == made - {"model"}
+
+
+def test_errors_are_one_line_of_a_process(command, place, tmp_path):
+    done = command("encode", place.images, tmp_path / "nothing", "-o", tmp_path / "z.csv")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "must be there, found nothing" in done.stderr
+
+
+def test_interruption_is_130_and_one_sentence(place, tmp_path):
+    line = [sys.executable, "-m", "vaekit", "evaluate", place.images, place.image_data, "--samples", "100000000"]
+    process = subprocess.Popen(
+        list(map(str, line)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert err.startswith("Interrupted")
+    assert err.count("\n") == 1

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vaekit.data.loading import conform, describe, holdout, open
+from vaekit.errors import ConfigError, DataError
+
+GREY = np.random.default_rng(0).integers(0, 256, (10, 4, 6), dtype=np.uint8)
+
+
+def test_paths_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DataError, match=r"found nothing. Did you mean `.*photos`"):
+        open(tmp_path / "potos")
+    with pytest.raises(DataError, match=r"Did you mean `.*photos`"):
+        open(tmp_path / "fotos" / "below")
+    with pytest.raises(DataError, match=r"has no `zzzzzz`; check the path"):
+        open(str(tmp_path / "zzzzzz"))
+
+
+def test_what_is_no_data(tmp_path: Path) -> None:
+    def put(name: str, data: bytes) -> Path:
+        (tmp_path / name).write_bytes(data)
+        return tmp_path / name
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    put("texts/a.txt", b"x")
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.writestr("a.csv", "x")
+    cases = [
+        (tmp_path / "empty", "found nothing: it is empty"),
+        (tmp_path / "texts", r"found other files only: 1 \.txt"),
+        (tmp_path / "t.zip", r"found other files only: 1 \.csv"),
+        (put("empty.npy", b""), "found an empty file"),
+        (put("a.csv", b"a,b\n1,2\n"), "found text: tables and text are not read by this version"),
+        (put("a.txt", "é".encode() * 3000), "found text"),
+        (put("a.parquet", b"PAR1\0\0"), "found a Parquet table"),
+        (put("a.bin", b"\x01\x02\0\xff\xfe"), r"found unknown content \(01 02 00 ff"),
+        (put("a.gz", gzip.compress(b"hello")), r"found unknown content \(1f 8b"),
+        (put("cut.zip", b"PK\x03\x04" + b"x" * 50), "must be a whole zip"),
+        (put("a.png", b"\x89PNG\r\n\x1a\n"), "1 of 1 that are not"),
+    ]
+    for path, match in cases:
+        with pytest.raises(DataError, match=match):
+            open(path)
+
+
+def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
+    with (tmp_path / "data.txt").open("wb") as file:
+        np.save(file, GREY)
+    assert np.array_equal(open(tmp_path / "data.txt").raw(), GREY)
+
+
+def test_options() -> None:
+    with pytest.raises(ConfigError, match=r"got `layuot`\. Did you mean `layout`"):
+        open(GREY, layuot="HW")
+    with pytest.raises(ConfigError, match="`size` must be left out for arrays, got 4"):
+        open(GREY, size=4)
+    with pytest.raises(ConfigError, match="`y` must be given with an array"):
+        open("somewhere.npy", y=[1])
+    with pytest.raises(ConfigError, match="`missing` must be 'nan'"):
+        open(GREY, missing="zero")
+    with pytest.raises(ConfigError, match="got `levels`"):
+        conform(GREY, open(GREY).schema, levels=3)
+    assert len(open(GREY, size=None, skip_bad=False)) == 10
+    data = open(GREY)
+    assert open(data) is data
+
+
+def test_holdout_is_seeded_and_divides() -> None:
+    data = open(GREY)
+    train, validation = holdout(data, 0.3, seed=1)
+    assert sorted([*train, *validation]) == list(range(10))
+    assert len(validation) == 3
+    assert all(np.array_equal(a, b) for a, b in zip((train, validation), holdout(data, 0.3, seed=1), strict=True))
+    assert any(not np.array_equal(validation, holdout(data, 0.3, seed=seed)[1]) for seed in range(2, 6))
+    assert validation.tolist() == sorted(validation)
+    assert len(holdout(data, 0.001)[1]) == 1
+    assert len(holdout(data, 0.999)[0]) == 1
+    assert len(holdout(data, 0.5, maximum=2)[1]) == 2
+    with pytest.raises(DataError, match=r"found 1\. Add more data"):
+        holdout(data.select([0]))
+    with pytest.raises(ConfigError, match="`fraction`"):
+        holdout(data, 1.0)
+
+
+def test_describe() -> None:
+    lines = dict(describe(open({"x_train": GREY, "y_train": np.arange(10) % 3, "x_test": GREY[:4]})))
+    assert lines["kind"] == "images (array, HW, uint8)"
+    assert lines["shape"] == "14 examples of 4 x 6, 1 channel"
+    assert lines["values"] == "levels, 256 levels"
+    assert lines["splits"] == "train 10, test 4"
+    assert lines["column label"] == "0 4, 1 3, 2 3, unknown 4"
+    assert lines["note"].startswith("4 of 4 examples of the split `test`")
+    assert dict(describe(open([[0.0, np.nan], [2.0, 1.0]], missing="nan")))["missing"] == "25.0% of the values"
+
+
+def test_the_schema_needs_no_torch() -> None:
+    code = "import sys, vaekit.data.schema; assert not {'torch', 'PIL', 'cv2', 'polars'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

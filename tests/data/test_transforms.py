@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vaekit.component import build, registered
+from vaekit.data.loading import open
+from vaekit.data.transforms import Binarize, Levels, Standardize, Transform
+from vaekit.errors import ConfigError
+
+MEMBERS = [Levels(), Binarize(2), Binarize(256), Standardize(3.0, 2.0), Standardize([1.0, -2.0, 0.5], [0.5, 3.0, 1.0])]
+
+
+@pytest.mark.parametrize("transform", MEMBERS, ids=str)
+def test_every_transform(transform: Transform) -> None:
+    x = torch.tensor([[0, 1, 1], [1, 0, 1]], dtype=torch.uint8)
+    y = transform(x)
+    assert (y.dtype, y.shape) == (torch.float32, x.shape)
+    assert transform.spec() == build(transform.spec()).spec()
+    assert not transform.state_dict()
+    if not transform.stochastic:
+        assert torch.allclose(transform.inverse(y), x.float())
+        assert torch.equal(build(transform.spec())(x), y)
+
+
+def test_they_are_registered() -> None:
+    assert set(registered(Transform)) == {f"data.transforms.{name}" for name in ("Binarize", "Levels", "Standardize")}
+
+
+def test_levels_of_16_bits() -> None:
+    x = torch.tensor([[0, 40000, 65535]], dtype=torch.uint16)
+    assert Levels()(x).tolist() == [[0.0, 40000.0, 65535.0]]
+    assert Levels().log_abs_det((3,)) == 0.0
+
+
+def test_binarize_draws_with_the_right_frequency() -> None:
+    torch.manual_seed(0)
+    x = torch.tensor([0, 64, 128, 255], dtype=torch.uint8).expand(40_000, 4)
+    transform = Binarize(256)
+    first, second = transform(x), transform(x)
+    expected = torch.tensor([0, 64, 128, 255]) / 255
+    tolerance = 4 * torch.sqrt(expected * (1 - expected) / 40_000)
+    assert bool(((first.mean(0) - expected).abs() <= tolerance).all())
+    assert set(first.unique().tolist()) == {0.0, 1.0}
+    assert not torch.equal(first, second)
+    draws = [transform(x, torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*draws)
+    assert transform.stochastic
+    assert not Binarize(2).stochastic
+    with pytest.raises(ConfigError, match="at least 2"):
+        Binarize(1)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+def test_the_log_determinant_is_that_of_finite_differences(shape: tuple[int, ...]) -> None:
+    for transform in (Standardize(1.5, 0.3), Standardize([1.0, -2.0, 0.5], [0.5, 3.0, 0.1])):
+        x = torch.randn(shape)
+        step = 0.5
+        slopes = (transform(x + step) - transform(x - step)) / (2 * step)  # of a linear map, exact but for rounding
+        assert transform.log_abs_det(shape) == pytest.approx(float(slopes.double().log().sum()), rel=1e-5)
+
+
+def test_densities_integrate_to_one() -> None:
+    transform = Standardize(10.0, 4.0)
+    x = torch.linspace(-30, 50, 20_001)[:, None]
+    log_p = torch.distributions.Normal(0.0, 1.0).log_prob(transform(x)).sum(-1) + transform.log_abs_det((1,))
+    assert float(torch.trapezoid(log_p.exp(), x[:, 0])) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_standardize_fit() -> None:
+    array = np.random.default_rng(0).normal([3.0, -1.0, 0.3], [2.0, 0.01, 0.0], (500, 3)).astype(np.float32)
+    data = open(array)
+    y = Standardize.fit(data, per_dimension=True)(torch.from_numpy(array))
+    assert torch.allclose(y.mean(0), torch.zeros(3), atol=1e-4)
+    assert y[:, :2].std(0, correction=0).tolist() == pytest.approx([1.0, 1.0], abs=1e-4)
+    assert y[:, 2].abs().max() < 1e-6  # constant: scale 1
+    whole = Standardize.fit(data, per_dimension=False)
+    assert float(whole.shift) == pytest.approx(array.mean(), rel=1e-5)
+    assert float(whole.scale) == pytest.approx(array.std(), rel=1e-5)
+    images = open(np.random.default_rng(0).normal(size=(50, 4, 6)))
+    fitted = Standardize.fit(images, per_dimension=True)
+    assert fitted.shift.shape == (1, 4, 6)
+    assert math.isfinite(fitted.log_abs_det((1, 4, 6)))
+
+
+def test_standardize_fit_leaves_missing_values_out() -> None:
+    array = np.array([[1.0, 5.5], [3.0, np.nan], [np.nan, 7.5]])
+    fitted = Standardize.fit(open(array, missing="nan"), per_dimension=True)
+    assert fitted.shift.tolist() == [2.0, 6.5]
+    assert fitted.scale.tolist() == [1.0, 1.0]
+
+
+def test_scales_must_be_positive() -> None:
+    for scale in (0.0, -1.0, math.nan, [1.0, 0.0]):
+        with pytest.raises(ConfigError, match="`scale` must be above 0"):
+            Standardize(0.0, scale)

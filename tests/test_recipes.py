@@ -1,0 +1,116 @@
+"""What "auto" chooses, and that each choice can be trained and overridden."""
+
+import numpy as np
+import pytest
+import torch
+
+from vaekit import recipes
+from vaekit.data.loading import open as open_data
+from vaekit.errors import ConfigError, DataError
+from vaekit.objectives import ELBO
+
+rng = np.random.default_rng(0)
+KINDS = {
+    "binary images": rng.integers(0, 2, size=(40, 9, 7)).astype(bool),
+    "grey images": rng.integers(0, 256, size=(40, 9, 7), dtype=np.uint8),
+    "colour images": rng.integers(0, 256, size=(40, 12, 10, 3), dtype=np.uint8),
+    "four channels of 16 bits": rng.integers(0, 65536, size=(40, 4, 8, 8), dtype=np.uint16),
+    "digits": rng.integers(0, 17, size=(40, 8, 8)).astype(float),
+    "real images": rng.normal(size=(40, 8, 8)),
+    "real vectors": rng.normal(size=(40, 1)) * np.arange(1, 6) * 100 + 7 + rng.normal(size=(40, 5)),
+    "whole vectors": rng.integers(0, 9, size=(40, 5)),
+    "one pixel": rng.integers(0, 256, size=(40, 1, 1), dtype=np.uint8),
+    "one number": rng.normal(size=(40, 1)),
+    "a strip": rng.integers(0, 256, size=(40, 1, 70), dtype=np.uint8),
+}
+EXPECTED = {
+    "binary images": ("Bernoulli", "Binarize", "MLP"),
+    "grey images": ("DiscretizedLogisticMixture", "Levels", "MLP"),
+    "colour images": ("DiscretizedLogisticMixture", "Levels", "ConvEncoder"),
+    "four channels of 16 bits": ("DiscretizedLogisticMixture", "Levels", "ConvEncoder"),
+    "digits": ("DiscretizedLogisticMixture", "Levels", "MLP"),
+    "real images": ("Normal", "Standardize", "MLP"),
+    "real vectors": ("Normal", "Standardize", "MLP"),
+    "whole vectors": ("DiscretizedLogisticMixture", "Levels", "MLP"),
+    "one pixel": ("DiscretizedLogisticMixture", "Levels", "MLP"),
+    "one number": ("Normal", "Standardize", "MLP"),
+    "a strip": ("DiscretizedLogisticMixture", "Levels", "MLP"),
+}
+
+
+def loss_of(recipe, data):
+    batch = data.batch(np.arange(len(data)))
+    return ELBO()(recipe.vae(recipe.transform(batch.x), condition=batch.condition, mask=batch.mask)).loss
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_schema_chooses_parts_that_learn(kind):
+    data = open_data(KINDS[kind])
+    torch.manual_seed(0)
+    recipe = recipes.make(data)
+    names = (type(recipe.vae.likelihood), type(recipe.transform), type(recipe.vae.posterior.network))
+    assert tuple(name.__name__ for name in names) == EXPECTED[kind]
+    assert len(recipe.reasons) == 3
+    recipe.vae.initialize(recipe.transform(data.batch(np.arange(40)).x))
+    assert recipe.vae.likelihood.check(recipe.transform(data.batch(np.arange(40)).x)) is None
+    optimizer = torch.optim.Adam(recipe.vae.parameters(), lr=3e-3)
+    first = loss_of(recipe, data).item()
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = loss_of(recipe, data)
+        loss.backward()
+        optimizer.step()
+    assert np.isfinite(first)
+    assert loss.item() < first
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "continuous-bernoulli", "normal", "logistic-mixture", "categorical"])
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_every_likelihood_and_network_can_be_asked_for(name, network):
+    data = open_data(rng.integers(0, 256, size=(20, 6, 6), dtype=np.uint8))
+    recipe = recipes.make(data, recipe=network, likelihood=name, latent=5)
+    assert recipe.vae.prior.shape == (5,)
+    recipe.vae.initialize(recipe.transform(data.batch(np.arange(20)).x))
+    assert torch.isfinite(loss_of(recipe, data))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "error", "sentence"),
+    [
+        ("real vectors", {"likelihood": "bernoulli"}, DataError, r"must have values in \[0, 1\], found values from"),
+        ("real vectors", {"likelihood": "logistic-mixture"}, DataError, "must have whole levels, found real numbers"),
+        ("four channels of 16 bits", {"likelihood": "categorical"}, DataError, "at most 256 levels, found 65,536"),
+        ("real vectors", {"recipe": "conv"}, ConfigError, "must have images, found vectors"),
+        ("real vectors", {"recipe": "magic"}, ConfigError, "`recipe` must be one of auto, mlp, conv; got 'magic'"),
+        ("real vectors", {"likelihood": "magic"}, ConfigError, "`likelihood` must be one of auto, bernoulli"),
+        ("real vectors", {"latent": 0}, ConfigError, "`latent` must be at least 1, got 0"),
+        ("real vectors", {"condition": ["label"]}, DataError, "must have a column `label`; it has no columns"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(kind, options, error, sentence):
+    with pytest.raises(error, match=sentence):
+        recipes.make(open_data(KINDS[kind]), **options)
+
+
+def test_missing_values_are_told_to_the_network_and_left_out_of_the_likelihood():
+    values = rng.normal(size=(60, 4)).astype("float32")
+    values[rng.random(values.shape) < 0.3] = np.nan
+    data = open_data(values, missing="nan")
+    recipe = recipes.make(data, latent=2)
+    assert recipe.vae.posterior.network.inputs.observe_mask
+    loss = loss_of(recipe, data)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in recipe.vae.parameters() if p.grad is not None)
+
+
+def test_a_condition_reaches_both_networks(tmp_path):
+    np.savez(tmp_path / "data.npz", x=rng.integers(0, 256, size=(20, 6, 6), dtype=np.uint8), y=np.arange(20) % 3)
+    data = open_data(tmp_path / "data.npz")
+    for network in ("mlp", "conv"):
+        recipe = recipes.make(data, recipe=network, condition=["label"])
+        x, c = recipe.transform(data.batch(np.arange(20)).x), data.batch(np.arange(20)).condition
+        other = {"label": (c["label"] + 1) % 3}
+        assert not torch.equal(recipe.vae.encode(x, condition=c).mean, recipe.vae.encode(x, condition=other).mean)
+        z = torch.zeros(1, 20, *recipe.vae.prior.shape)
+        assert not torch.equal(recipe.vae.decode(z, condition=c).mean, recipe.vae.decode(z, condition=other).mean)

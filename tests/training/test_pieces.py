@@ -1,0 +1,137 @@
+"""The parts of a run on their own: settings, budget, learning rate, sampler, checkpoint."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vaekit.errors import ConfigError, TrainingError
+from vaekit.training.callbacks import MetricsFile
+from vaekit.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from vaekit.training.config import TrainConfig, differences
+from vaekit.training.sampling import Sampler
+from vaekit.training.schedules import Budget, learning_rate
+
+
+@given(n=st.integers(1, 40), batch=st.integers(1, 25), world=st.integers(1, 4), seed=st.integers(0, 2**63 - 1))
+@settings(max_examples=60, deadline=None)
+def test_every_epoch_sees_every_example_once(n, batch, world, seed):
+    batch *= world
+    ranks = [Sampler(n, batch, seed, rank, world) for rank in range(world)]
+    steps = -(-3 * n // batch)
+    stream = []
+    for step in range(steps):
+        parts = [sampler.batch(step) for sampler in ranks]
+        assert {len(part) for part in parts} == {batch // world}
+        whole = torch.empty(batch, dtype=torch.long)
+        for rank, part in enumerate(parts):
+            whole[rank::world] = part
+        stream.append(whole)
+    stream = torch.cat(stream)
+    for epoch in range(3):
+        assert sorted(stream[epoch * n : (epoch + 1) * n].tolist()) == list(range(n))
+
+
+def test_sampler_is_a_function_of_seed_and_step():
+    walked = Sampler(50, 16, seed=3)
+    batches = [walked.batch(step) for step in range(20)]
+    for step in (19, 3, 11):
+        assert torch.equal(Sampler(50, 16, seed=3).batch(step), batches[step])
+    assert not torch.equal(Sampler(50, 16, seed=4).batch(0), batches[0])
+    assert not torch.equal(walked.batch(0)[:16], walked.batch(50)[:16])
+
+
+def test_learning_rate_schedule():
+    config = TrainConfig.make(steps=1000, learning_rate=0.1, learning_rate_warm_up=100)
+    assert learning_rate(config, 0, 0.0) == pytest.approx(0.001)
+    assert learning_rate(config, 99, 0.0) == pytest.approx(0.1)
+    assert learning_rate(config, 500, 0.5) == pytest.approx(0.05)
+    assert learning_rate(config, 1000, 1.0) == pytest.approx(0.0)
+    constant = TrainConfig.make(steps=1000, learning_rate=0.1, learning_rate_warm_up=0, decay="constant")
+    assert learning_rate(constant, 999, 0.999) == 0.1
+
+
+def test_budgets():
+    assert TrainConfig.make(epochs=2.5, batch_size=10).total_steps(100) == 25
+    assert TrainConfig.make(steps=7).total_steps(100) == 7
+    assert TrainConfig.make().epochs == 100
+    minutes = Budget.of(TrainConfig.make(minutes=2), 100)
+    assert minutes.total_steps is None
+    minutes.restart_clock(60.0)
+    assert minutes.progress(10**9) == pytest.approx(0.5, abs=0.01)
+    assert minutes.seconds_left(1) == pytest.approx(60, abs=1)
+    steps = Budget.of(TrainConfig.make(steps=10), 100)
+    assert steps.progress(5) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"epochs": 1, "minutes": 2}, "one budget, got epochs and minutes"),
+        ({"epochs": 0}, r"`epochs`: .*greater than 0, got 0"),
+        ({"learning_rate": -1.0}, "`learning_rate`: .*greater than 0, got -1"),
+        ({"ema": 1.0}, "`ema`: .*less than 1"),
+        ({"batch_size": 2.5}, "`batch_size`: .*integer"),
+        ({"precision": "half"}, "`precision`: .*'float32' or 'bf16'"),
+        ({"learning_rates": 1.0}, "`learning_rates`: "),
+    ],
+)
+def test_wrong_settings_give_one_sentence(wrong, sentence):
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        TrainConfig.make(**wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_resumed_run_may_change():
+    saved = {"epochs": 5, "seed": 1, "batch_size": 8}
+    assert differences(saved, {"epochs": 9, "minutes": 3, "patience": 2, "checkpoint_seconds": 1, "seed": 1}) == []
+    assert differences(saved, {"seed": 2}) == ["seed: 1 then, 2 now"]
+
+
+def test_checkpoint_round_trip_and_atomicity(tmp_path):
+    path = tmp_path / "last" / "c.safetensors"
+    first = Checkpoint({"model.a": torch.arange(3.0), "random.0": torch.arange(4, dtype=torch.uint8)}, {"step": 3, "x": 0.1})
+    first.save(path)
+    read = Checkpoint.load(path)
+    assert read.state == {"step": 3, "x": 0.1}
+    assert torch.equal(read.part("model")["a"], torch.arange(3.0))
+    assert read.tensors["random.0"].dtype == torch.uint8
+    assert [p.name for p in path.parent.iterdir()] == ["c.safetensors"]
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(TrainingError, match="must be a whole checkpoint"):
+        Checkpoint.load(path)
+
+
+def test_optimizer_state_round_trip():
+    def make():
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(4, 3)
+        return layer, torch.optim.AdamW(layer.parameters(), lr=0.1, betas=(0.8, 0.99), fused=True)
+
+    def step(layer, optimizer, x):
+        optimizer.zero_grad()
+        layer(x).square().sum().backward()
+        optimizer.step()
+
+    inputs = torch.randn(6, 5, 4)
+    layer, optimizer = make()
+    for x in inputs[:3]:
+        step(layer, optimizer, x)
+    tensors, groups = optimizer_tensors(optimizer)
+    other, restored = make()
+    other.load_state_dict(layer.state_dict())
+    restore_optimizer(restored, {k: v.clone() for k, v in tensors.items()}, json.loads(json.dumps(groups)))
+    for x in inputs[3:]:
+        step(layer, optimizer, x)
+        step(other, restored, x)
+    assert torch.equal(layer.weight, other.weight)
+    assert torch.equal(layer.bias, other.bias)
+
+
+def test_metrics_file_takes_back_what_is_beyond_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 5}\n{"step": 9}\n{"ste')
+    MetricsFile(path).on_start(5, Budget(10, None))
+    assert path.read_text() == '{"step": 1}\n{"step": 5}\n'
