@@ -30,7 +30,7 @@ unit: install
 	$(BIN)/python -m pytest
 
 bench: install
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/core/run.py startup
 
 clean:
 	rm -rf .venv build dist demo .pytest_cache .ruff_cache .hypothesis

@@ -32,7 +32,7 @@ def inverse_softplus(y: Tensor) -> Tensor:
     return y + torch.log(-torch.expm1(-y))
 
 
-@dataclass
+@dataclass(frozen=True)
 class LinearGaussian:
     """z ~ N(0, I), x|z ~ N(W z + b, s^2 I), as a VAE of vaekit's own parts in float64.
 
@@ -91,7 +91,7 @@ class LinearGaussian:
         return self.vae(*self.exact_posterior(observed))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def linear_gaussian() -> LinearGaussian:
     return LinearGaussian()
 

@@ -409,6 +409,16 @@ def test_mixture_start_of_grey_pixels_is_as_narrow_as_of_one_channel() -> None:
     assert scales[0] == pytest.approx(scales[1], abs=1e-4)  # the quantiles are of other subsamples
 
 
+def test_mixture_start_gives_the_channels_of_a_component_the_same_mean() -> None:
+    likelihood = without_features(mixture([3, 2, 2], 256, num_components=4))
+    likelihood.initialize(torch.randint(256, (64, 3, 2, 2)))
+    p = likelihood(torch.zeros(1, 1, D))
+    means = p.component_mean[0, 0]
+    assert torch.equal(means, means[:, :1, :1].expand(4, 3, 4))
+    assert (means[:, 0, 0].diff() > 0.2).all()
+    assert torch.equal(p.coefficients, torch.zeros_like(p.coefficients))
+
+
 def test_mixture_start_reads_large_batches() -> None:
     """More values than float32 counts: their indices must not be rounded past the end."""
     x = torch.zeros(2**12, 2**13 - 1, dtype=torch.uint8)[:, None, :, None]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_models import image_bundle, image_data, vector_bundle, vector_data
 
 import vaekit
+from small_models import image_bundle, image_data, vector_bundle, vector_data
 from vaekit.data import loading
 from vaekit.errors import ConfigError, DataError, ModelFormatError
 from vaekit.model import Model

@@ -402,7 +402,8 @@ def train(
         force: replace what `out` holds.
         compile: compile the training step.
         checkpoint_seconds: seconds between checkpoints.
-        data_options: how to read the data, as in `{"size": 64, "fit": "crop"}`: see `vaekit.data.loading.open`.
+        data_options: how to read the data, as in `{"size": 64, "fit": "crop"}` for images, or `{"y": labels}` for an array: see
+            `vaekit.data.loading.open`.
         display: progress on standard error: `live`, `plain`, `quiet`, or `auto` for what fits.
 
     Returns:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import image_bundle, image_data, vector_bundle, vector_data
 
+from small_models import image_bundle, image_data, vector_bundle, vector_data
 from vaekit import storage
 from vaekit.cli.main import run
 

@@ -104,6 +104,14 @@ def test_traverse(command, place, tmp_path):
     assert found["values"] == [-3.0, 0.0, 3.0]
 
 
+def test_absent_condition_is_said(place, tmp_path, capsys):
+    line = ["score", str(place.conditional), str(place.image_data), "-o", str(tmp_path / "s.csv")]
+    assert run(line) == 0
+    assert "conditioned on label, which the data do not have: taken as unknown." in capsys.readouterr().err
+    assert run([*line, "--force", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
 def test_score(command, place, tmp_path):
     done = command("score", place.vectors, place.vector_data, "-o", tmp_path / "scores.csv", "--samples", 2)
     assert done.returncode == 0, done.stderr

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_models import image_bundle, image_data, vector_bundle, vector_data
 
+from small_models import image_bundle, image_data, vector_bundle, vector_data
 from vaekit import inference
 from vaekit.data import loading
 from vaekit.data.transforms import Levels, Standardize

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_models import image_bundle, image_data, vector_bundle
 
+from small_models import image_bundle, image_data, vector_bundle
 from vaekit.errors import ConfigError
 from vaekit.jobs.blocks import block_size, draws_mean, in_blocks
 from vaekit.jobs.encode import decode, encode

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_models import LATENTS, image_bundle, image_data, vector_bundle, vector_data
 
+from small_models import LATENTS, image_bundle, image_data, vector_bundle, vector_data
 from vaekit.errors import ConfigError, DataError
 from vaekit.jobs.encode import decode, encode
 from vaekit.jobs.generate import generate

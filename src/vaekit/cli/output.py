@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,8 +25,10 @@ TABLES = (".csv", ".tsv", ".parquet")
 
 def report(screen: Screen, record: Mapping[str, Any], lines: Sequence[tuple[str, str]] | str) -> None:
     """One JSON object on standard output, or the same for people: a table there, or a sentence on standard error."""
+    if not _first_process():
+        return
     if screen.json:
-        print(json.dumps(record, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(as_json(record), ensure_ascii=False, allow_nan=False))
     elif isinstance(lines, str):
         remark(screen, lines)
     else:
@@ -34,8 +38,27 @@ def report(screen: Screen, record: Mapping[str, Any], lines: Sequence[tuple[str,
 
 def remark(screen: Screen, sentence: str) -> None:
     """A sentence on standard error, unless `--quiet`."""
-    if not screen.quiet:
+    if not screen.quiet and _first_process():
         print(sentence, file=sys.stderr, flush=True)
+
+
+def as_json(value: Any) -> Any:
+    """The value with null for numbers that JSON does not have.
+
+    Example:
+        >>> as_json({"nll_nats": float("inf"), "units": [1]})
+        {'nll_nats': None, 'units': [1]}
+    """
+    if isinstance(value, Mapping):
+        return {name: as_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _first_process() -> bool:
+    """Whether this is the one of `torchrun`'s processes that speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -89,7 +112,8 @@ def check_ending(out: Path, endings: Sequence[str]) -> None:
         ConfigError: if the ending is none of them.
     """
     if out.suffix.lower() not in endings:
-        raise ConfigError(f"OUT must end in {', '.join(endings[:-1])} or {endings[-1]}, got {str(out)!r}. Choose one of them.")
+        named = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
+        raise ConfigError(f"OUT must end in {named}, got {str(out)!r}. Choose another ending.")
 
 
 def check_form(out: Path, schema: Schema) -> None:

@@ -26,9 +26,10 @@ from vaekit.cli.options import (
     at_least_2,
     parse_where,
 )
-from vaekit.cli.output import TABLES, Clock, check_ending, check_form, class_folders, progress, report, write
+from vaekit.cli.output import TABLES, Clock, as_json, check_ending, check_form, class_folders, progress, remark, report, write
 
 if TYPE_CHECKING:
+    from vaekit.data.dataset import Dataset
     from vaekit.jobs.encode import Encoding
     from vaekit.model import Model
 
@@ -86,14 +87,15 @@ def evaluate(
     from vaekit.data.output import atomic_file
 
     if out is not None:
-        _check(out, force, (".json", ".JSON"))
+        _check(out, force, (".json",))
     clock, loaded = Clock(), _load(model, device)
+    dataset = _read(loaded, data, reading, screen)
     with progress(screen, "Evaluating") as bar:
-        found = loaded.evaluate(data, num_samples=samples, limit=limit, seed=seed, progress=bar, **reading.options())
+        found = loaded.evaluate(dataset, num_samples=samples, limit=limit, seed=seed, split="all", progress=bar)
     record = {**found.to_json(), "seconds": clock.seconds}
     if out is not None:
         with atomic_file(out, force=force) as path:
-            path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(as_json(record), indent=2) + "\n", encoding="utf-8")
     report(screen, record, [(name, _short(value)) for name, value in record.items() if value is not None])
 
 
@@ -159,7 +161,7 @@ def reconstruct(
     _check(out, force)
     clock, loaded = Clock(), _load(model, device)
     check_form(out, loaded.schema)
-    dataset = loaded.read(data, **reading.options())
+    dataset = _read(loaded, data, reading, screen)
     with progress(screen, "Reconstructing") as bar:
         x = loaded.reconstruct(dataset, draw=draw, seed=seed, progress=bar, split="all")
     write(x, loaded.schema, out, force, names=dataset.names)
@@ -189,8 +191,9 @@ def encode(
     """
     _check(out, force, (*TABLES, ".npy"))
     clock, loaded = Clock(), _load(model, device)
+    dataset = _read(loaded, data, reading, screen, default="all")
     with progress(screen, "Encoding") as bar:
-        encoding = loaded.encode(data, progress=bar, **reading.options())
+        encoding = loaded.encode(dataset, split="all", progress=bar)
     _write_encoding(encoding, out, force)
     record = {"out": str(out), "num_examples": len(encoding), "num_latents": encoding.mean.shape[1], "seconds": clock.seconds}
     report(screen, record, f"The latents of {len(encoding)} examples are in {out} ({clock.seconds:.1f} s).")
@@ -260,7 +263,8 @@ def interpolate(
     _check(out, force)
     loaded = _load(model, device)
     check_form(out, loaded.schema)
-    x = loaded.interpolate(data, start, end, num_steps=steps, path=path, **reading.options())
+    dataset = _read(loaded, data, reading, screen)
+    x = loaded.interpolate(dataset, start, end, num_steps=steps, path=path, split="all")
     write(x, loaded.schema, out, force, columns=steps)
     report(screen, {"out": str(out), "num_examples": len(x)}, f"{len(x)} steps from {start} to {end} are in {out}.")
 
@@ -297,8 +301,8 @@ def traverse(
     asked = parse_where(where)
     loaded = _load(model, device)
     check_form(out, loaded.schema)
-    options = {} if data is None else reading.options()
-    grid = loaded.traverse(data, example=example, where=asked, num_units=units, num_steps=steps, reach=reach, **options)
+    dataset = None if data is None else _read(loaded, data, reading, screen)
+    grid = loaded.traverse(dataset, example=example, where=asked, num_units=units, num_steps=steps, reach=reach, split="all")
     write(grid.x.reshape(-1, *grid.x.shape[2:]), loaded.schema, out, force, columns=steps)
     record = {"out": str(out), "units": grid.units.tolist(), "values": grid.values.tolist()}
     report(screen, record, f"The units {', '.join(map(str, grid.units))} are the rows of {out}.")
@@ -331,8 +335,9 @@ def score(
 
     _check(out, force, TABLES)
     clock, loaded = Clock(), _load(model, device)
+    dataset = _read(loaded, data, reading, screen)
     with progress(screen, "Scoring") as bar:
-        scores = loaded.score(data, num_samples=samples, seed=seed, progress=bar, **reading.options())
+        scores = loaded.score(dataset, num_samples=samples, seed=seed, split="all", progress=bar)
     write_table(scores.to_columns(), out, force=force)
     mean = float(scores.log_likelihood.mean())
     record = {"out": str(out), "num_examples": len(scores), "log_likelihood": mean, "seconds": clock.seconds}
@@ -343,6 +348,18 @@ def _load(folder: Path, device: str) -> Model:
     from vaekit.model import load
 
     return load(folder, device)
+
+
+def _read(model: Model, data: str, reading: Rereading, screen: Screen, default: str = "test") -> Dataset:
+    """The data, with what a person should know of them on standard error."""
+    dataset = model.read(data, default=default, **reading.options())
+    conditions = () if model.vae.condition is None else model.vae.condition.categories
+    absent = [name for name in conditions if name not in dataset.columns]
+    for note in dataset.notes:
+        remark(screen, note)
+    if absent:
+        remark(screen, f"The model is conditioned on {', '.join(absent)}, which the data do not have: taken as unknown.")
+    return dataset
 
 
 def _check(out: Path, force: bool, endings: tuple[str, ...] = ()) -> None:

@@ -97,8 +97,10 @@ def codes_of_text(schema: Schema, columns: Mapping[str, object]) -> dict[str, Te
 
 
 def check_examples(dataset: Dataset) -> None:
-    """Raises:
-    DataError: if there are no examples.
+    """Refuses a data set without examples.
+
+    Raises:
+        DataError: if there are none.
     """
     if len(dataset) == 0:
         raise DataError("The data must hold at least one example, found none. Give another split or file.")
