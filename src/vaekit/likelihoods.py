@@ -50,9 +50,10 @@ class Likelihood(Component, abc.ABC):
         self.network = network
         self.shape = tuple(shape)
         self.head = cast(Network, network).make_head(num_parameters, positions or self.shape)
+        self.parameter_dim = -1 - len(positions or self.shape)
 
     def parameters_at(self, z: Tensor, condition: Tensor | None) -> Tensor:
-        """(K, B, num_parameters, *positions), in the precision of z: a reduced precision ends before the density."""
+        """(..., num_parameters, *positions), in the precision of z: a reduced precision ends before the density."""
         return self.head(self.network(z, condition)).to(z.dtype)
 
     @abc.abstractmethod
@@ -134,7 +135,7 @@ class Bernoulli(Likelihood):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Independent:
         """p(x|z, c) over {0, 1}^S."""
-        logits = self.parameters_at(z, condition).squeeze(2)
+        logits = self.parameters_at(z, condition).squeeze(self.parameter_dim)
         return Independent(td.Bernoulli(logits=logits, validate_args=False), len(self.shape), validate_args=False)
 
     def initialize(self, x: Tensor, mask: Tensor | None = None) -> None:
@@ -163,7 +164,7 @@ class ContinuousBernoulli(Likelihood):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Independent:
         """p(x|z, c), a density over [0, 1]^S."""
-        logits = self.parameters_at(z, condition).squeeze(2)
+        logits = self.parameters_at(z, condition).squeeze(self.parameter_dim)
         return Independent(
             ContinuousBernoulliDistribution(logits=logits, validate_args=False), len(self.shape), validate_args=False
         )
@@ -199,9 +200,12 @@ class Normal(Likelihood):
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Independent:
         """p(x|z, c), a density over R^S."""
         parameters = self.parameters_at(z, condition)
-        raw = parameters[:, :, 1] + _inverse_softplus(1.0) if self.scale == "predicted" else self.raw_scale
+        mean = parameters.select(self.parameter_dim, 0)
+        if self.scale == "predicted":
+            raw = parameters.select(self.parameter_dim, 1) + _inverse_softplus(1.0)
+        else:
+            raw = self.raw_scale
         scale = F.softplus(raw) + self.min_scale
-        mean = parameters[:, :, 0]
         return diagonal_normal(mean, scale.expand_as(mean), len(self.shape))
 
     def initialize(self, x: Tensor, mask: Tensor | None = None) -> None:
@@ -249,15 +253,15 @@ class DiscretizedLogisticMixture(Likelihood):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> LogisticMixtureDistribution:
         """p(x|z, c) over {0..V-1}^S."""
-        flat = self.parameters_at(z, condition).flatten(3)
+        flat = self.parameters_at(z, condition).flatten(self.parameter_dim + 1)  # (..., num_parameters, P)
         m, c = self.num_components, self.num_channels
-        logits, mean, raw, coefficients = flat.split([m, m * c, m * c, m * c * (c - 1) // 2], dim=2)
-        log_scale = self.min_log_scale + F.softplus(raw.unflatten(2, (m, c)) - self.min_log_scale)
+        logits, mean, raw, coefficients = flat.split([m, m * c, m * c, m * c * (c - 1) // 2], dim=-2)
+        log_scale = self.min_log_scale + F.softplus(raw.unflatten(-2, (m, c)) - self.min_log_scale)
         return LogisticMixtureDistribution(
             logits,
-            mean.unflatten(2, (m, c)),
+            mean.unflatten(-2, (m, c)),
             log_scale,
-            coefficients.unflatten(2, (m, c * (c - 1) // 2)) if c > 1 else None,
+            coefficients.unflatten(-2, (m, c * (c - 1) // 2)) if c > 1 else None,
             self.levels,
             self.shape,
         )
@@ -314,7 +318,7 @@ class Categorical(Likelihood):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> CategoricalLevels:
         """p(x|z, c) over {0..V-1}^S."""
-        logits = self.parameters_at(z, condition).movedim(2, -1)
+        logits = self.parameters_at(z, condition).movedim(self.parameter_dim, -1)
         return CategoricalLevels(td.Categorical(logits=logits, validate_args=False), len(self.shape), validate_args=False)
 
     def initialize(self, x: Tensor, mask: Tensor | None = None) -> None:

@@ -48,7 +48,7 @@ class _NormalPosterior(Posterior, abc.ABC):
         self.head = cast(Network, network).make_head(num_parameters, self.shape)
 
     def parameters_at(self, x: Tensor, condition: Tensor | None, mask: Tensor | None) -> Tensor:
-        """(B, num_parameters, D), in float32 or better: a reduced precision ends before the density."""
+        """(..., num_parameters, D), in float32 or better: a reduced precision ends before the density."""
         raw = self.head(self.network(x, condition, mask))
         return raw if raw.dtype == torch.float64 else raw.float()
 
@@ -79,7 +79,7 @@ class DiagonalNormal(_NormalPosterior):
 
     def forward(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> Independent:
         """N(mean, diag(scale^2)), batch shape (B,)."""
-        mean, raw = self.parameters_at(x, condition, mask).unbind(1)
+        mean, raw = self.parameters_at(x, condition, mask).unbind(-2)
         return diagonal_normal(mean, _positive(raw))
 
 
@@ -100,6 +100,6 @@ class FullNormal(_NormalPosterior):
     def forward(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> MultivariateNormal:
         """N(mean, L L^T), batch shape (B,)."""
         parameters = self.parameters_at(x, condition, mask)
-        mean, raw, lower = parameters[:, 0], parameters[:, 1], parameters[:, 2:]
+        mean, raw, lower = parameters[..., 0, :], parameters[..., 1, :], parameters[..., 2:, :]
         scale_tril = torch.tril(lower, diagonal=-1) + torch.diag_embed(_positive(raw))
         return MultivariateNormal(mean, scale_tril=scale_tril, validate_args=False)

@@ -76,11 +76,11 @@ def traverse(
             features = features if where else features_of_data(bundle, one)
         activity = _change(bundle, held, features, reach) if dataset is None else _rates(bundle, dataset)
         units = torch.argsort(activity, descending=True, stable=True)[: min(num_units, num_latents)]
-        values = torch.linspace(-reach, reach, num_steps)
+        values = np.linspace(-reach, reach, num_steps)
         z = held.repeat(len(units), num_steps, 1)
-        z[torch.arange(len(units)), :, units] = values
+        z[torch.arange(len(units)), :, units] = torch.from_numpy(values).float()
         x = decoded(bundle, z.flatten(0, 1), _repeated(features, len(units) * num_steps), "mean")
-    return Traversal(x.reshape(len(units), num_steps, *x.shape[1:]), units.numpy(), values.numpy())
+    return Traversal(x.reshape(len(units), num_steps, *x.shape[1:]), units.numpy(), values)
 
 
 def _check(dataset: Dataset | None, example: int | None, num_units: int, num_steps: int, reach: float) -> None:

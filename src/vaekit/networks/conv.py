@@ -112,15 +112,18 @@ class ConvEncoder(Component):
         last = stage_sizes(h, w, len(channels))[-1]
         self.project = nn.Linear(channels[-1] * last[0] * last[1] + condition_features, features)
         self.out_shape = (features,)
+        self.to(memory_format=torch.channels_last)
 
     def make_head(self, num_parameters: int, event_shape: tuple[int, ...]) -> LinearHead:
         """A linear layer to (..., num_parameters, *event_shape)."""
         return LinearHead(self.out_shape[0], num_parameters, event_shape)
 
     def forward(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) to (B, F)."""
-        h = self.inputs(x, mask).contiguous(memory_format=torch.channels_last)
-        h = F.silu(self.stages(self.stem(h))).flatten(1)
+        """(..., C, H, W) to (..., F)."""
+        lead = x.shape[:-3]
+        h = self.inputs(x.flatten(0, -4), None if mask is None else mask.expand(x.shape).flatten(0, -4))
+        h = self.stages(self.stem(h.contiguous(memory_format=torch.channels_last)))
+        h = F.silu(h).flatten(1).unflatten(0, lead)
         return F.silu(self.project(append_condition(h, condition, self.condition_features)))
 
 
@@ -161,6 +164,7 @@ class ConvDecoder(Component):
             nn.Conv2d(channels[i], channels[i - 1], 3, padding=1) for i in range(len(channels) - 1, 0, -1)
         )
         self.out_shape = (channels[0], h, w)
+        self.to(memory_format=torch.channels_last)
 
     def make_head(self, num_parameters: int, event_shape: tuple[int, ...]) -> nn.Module:
         """A 1 x 1 convolution to (..., num_parameters, C, H, W).

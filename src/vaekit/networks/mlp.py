@@ -89,7 +89,8 @@ class MLP(Component):
     def forward(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(..., *in_shape) to (..., F)."""
         lead = x.shape[: x.dim() - self.in_dims]
-        h = self.inputs(x.flatten(0, len(lead) - 1), None if mask is None else mask.flatten(0, len(lead) - 1))
+        observed = None if mask is None else mask.expand(x.shape).flatten(0, len(lead) - 1)
+        h = self.inputs(x.flatten(0, len(lead) - 1), observed)
         h = append_condition(h.flatten(1).unflatten(0, lead), condition, self.condition_features)
         for layer in self.layers:
             out = layer(h)

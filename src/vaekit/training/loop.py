@@ -179,7 +179,8 @@ class Trainer:
         checkpoint = self._find_checkpoint()
         if checkpoint is None:
             first = Sampler(len(self.data), min(len(self.data), 1024), self.config.seed).batch(0)
-            self.vae.initialize(self.transform(self.data.batch(first).to(self.fabric.device).x))
+            batch = self.data.batch(first).to(self.fabric.device)
+            self.vae.initialize(self.transform(batch.x), batch.mask)
         self.averaged = copy.deepcopy(self.vae).requires_grad_(False).eval() if self.config.ema else self.vae
         step = Step(self.vae, self.transform, self.objective, self.config.num_samples).train()
         self.parameters = [p for p in step.parameters() if p.requires_grad]
