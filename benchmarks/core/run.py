@@ -81,7 +81,10 @@ def mnist_bernoulli(folder: Path, work: Path) -> Rows:
     test = ["evaluate", str(model), data, "--samples", "5000", "--limit", "1000", "--json"]
     vaekit(*train)
     report = json.loads(vaekit(*test))
-    command = "vaekit train mnist.npz -o m --likelihood bernoulli --minutes 5; vaekit evaluate m mnist.npz --samples 5000 --limit 1000 --json"
+    command = (
+        "vaekit train mnist.npz -o m --likelihood bernoulli --minutes 5; "
+        "vaekit evaluate m mnist.npz --samples 5000 --limit 1000 --json"
+    )
     return [
         row("mnist-bernoulli", "vaekit", report["nll_nats"], "nats", command, "MNIST", "<= 88", report["standard_error"]),
         row("mnist-bernoulli", "vaekit active units", report["active_units"], "units", command, "MNIST"),

@@ -17,10 +17,9 @@ from vaekit import objectives
 from vaekit.component import device_of
 from vaekit.data.dataset import Dataset
 from vaekit.data.schema import UNKNOWN
-from vaekit.data.transforms import Standardize
 from vaekit.errors import ConfigError
 from vaekit.storage import Bundle
-from vaekit.types import Batch, Condition, Latent, Network, Trace
+from vaekit.types import Batch, Condition, Network, Trace
 from vaekit.vae import VAE
 
 Progress = Callable[[int, int], None]
@@ -209,14 +208,14 @@ def _block_bounds(bundle: Bundle, inputs: Inputs, num_samples: int, chunk: int) 
         sums.add(trace.log_weights.double())
         rate = rate + objectives.rate(trace).double() * (k / num_samples)
         log_likelihood = log_likelihood + trace.log_likelihood.double().sum(0) / num_samples
-        mean = mean + posterior_mean(trace).double() * (k / num_samples)
+        mean = mean + trace.posterior_mean.double() * (k / num_samples)
     return _in_data_units(bundle, inputs, sums, *(cast(Tensor, t) for t in (rate, log_likelihood, mean)))
 
 
 def _in_data_units(
     bundle: Bundle, inputs: Inputs, sums: _LogSums, rate: Tensor, log_likelihood: Tensor, mean: Tensor
 ) -> Bounds:
-    log_abs_det = _log_abs_det(bundle, inputs.mask)
+    log_abs_det = bundle.transform.log_abs_det(bundle.schema.shape, inputs.mask).cpu().numpy()
     num_observed = np.full(len(inputs.x), float(bundle.schema.num_dimensions))
     if inputs.mask is not None:
         num_observed = inputs.mask.flatten(1).sum(1).double().cpu().numpy()
@@ -232,27 +231,5 @@ def _in_data_units(
     )
 
 
-def _log_abs_det(bundle: Bundle, mask: Tensor | None) -> float | np.ndarray:
-    """log |det dT/dx| of the observed values: one number, or one an example where some are missing."""
-    transform, shape = bundle.transform, bundle.schema.shape
-    if mask is None or not isinstance(transform, Standardize):
-        return transform.log_abs_det(shape)
-    log_scale = transform.scale.double().log().expand(shape)
-    return -(log_scale * mask).flatten(1).sum(1).cpu().numpy()
-
-
 def _trace(vae: VAE, inputs: Inputs, num_samples: int) -> Trace:
     return vae(inputs.x, condition=inputs.condition, mask=inputs.mask, num_samples=num_samples)
-
-
-def posterior_mean(trace: Trace) -> Tensor:
-    """(B, D): E_q[z] of every level, flattened and side by side; a mean over the samples where it has no closed form."""
-    return torch.cat([_level_mean(latent).flatten(1) for latent in trace.latents], dim=1)
-
-
-def _level_mean(latent: Latent) -> Tensor:
-    try:
-        mean = latent.posterior.mean
-    except NotImplementedError:
-        mean = latent.z
-    return mean.mean(0) if mean.dim() == latent.z.dim() else mean

@@ -172,7 +172,7 @@ def _transform(data: Dataset, likelihood: str) -> tuple[Transform, tuple[float, 
 def _condition(schema: Schema, names: Sequence[str]) -> tuple[ConditionEncoder | None, int]:
     if not names:
         return None, 0
-    encoder = ConditionEncoder({name: len(schema.column(name).categories) for name in names})
+    encoder = ConditionEncoder({name: len(schema.column(name).categories) for name in names}, dropout=0.1)
     return encoder, encoder.out_features
 
 

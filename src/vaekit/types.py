@@ -68,6 +68,15 @@ class Latent:
     log_q: Tensor
     log_p: Tensor
 
+    @property
+    def posterior_mean(self) -> Tensor:
+        """(B, *Z): E_q[z], over the K samples of the levels above where q depends on them."""
+        try:
+            mean = self.posterior.mean
+        except NotImplementedError:
+            mean = self.z
+        return mean.mean(0) if mean.dim() == self.z.dim() else mean
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -88,6 +97,11 @@ class Trace:
     latents: tuple[Latent, ...]
     mask: Tensor | None = None
     condition: Tensor | None = None
+
+    @property
+    def posterior_mean(self) -> Tensor:
+        """(B, D): E_q[z] of every level, flattened and side by side; the mean of the K samples where it has no closed form."""
+        return torch.cat([latent.posterior_mean.flatten(1) for latent in self.latents], dim=1)
 
     @property
     def log_weights(self) -> Tensor:

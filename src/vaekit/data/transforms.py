@@ -37,9 +37,17 @@ class Transform(Component, ABC):
     def inverse(self, y: Tensor) -> Tensor:
         """Stored values, in float level units where they are levels, of values that a model gives."""
 
-    def log_abs_det(self, event_shape: Sequence[int]) -> float:
-        """log |det dT/dx| of one example, in nats; 0 where counts of levels are compared, not densities."""
-        return 0.0
+    def log_abs_det(self, event_shape: Sequence[int], mask: Tensor | None = None) -> Tensor:
+        """log |det dT/dx| of the observed elements, in nats; 0 where masses of levels are compared, not densities.
+
+        Args:
+            event_shape: *S, the shape of one example.
+            mask: (B, *S) bool, True where observed, or None.
+
+        Returns:
+            () float64, the same for every example, or (B,) with a mask.
+        """
+        return torch.zeros((), dtype=torch.float64)
 
 
 class Levels(Transform):
@@ -103,7 +111,7 @@ class Standardize(Transform):
     Example:
         >>> Standardize(1.0, 2.0)(torch.tensor([[1.0, 5.0]]))
         tensor([[0., 2.]])
-        >>> round(Standardize(1.0, 2.0).log_abs_det((3,)), 4)
+        >>> round(Standardize(1.0, 2.0).log_abs_det((3,)).item(), 4)
         -2.0794
     """
 
@@ -126,10 +134,10 @@ class Standardize(Transform):
         """shift + scale * y."""
         return self.shift + self.scale * y
 
-    def log_abs_det(self, event_shape: Sequence[int]) -> float:
-        """- sum over the elements of an example of log scale."""
+    def log_abs_det(self, event_shape: Sequence[int], mask: Tensor | None = None) -> Tensor:
+        """- sum over the observed elements of an example of log scale."""
         log_scale = torch.log(self.scale.double()).expand(tuple(event_shape))
-        return -float(log_scale.sum())
+        return -log_scale.sum() if mask is None else -(log_scale * mask).flatten(1).sum(1)
 
     @classmethod
     def fit(cls, dataset: Dataset, per_dimension: bool, seed: int = 0) -> Standardize:

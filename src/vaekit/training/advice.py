@@ -20,7 +20,7 @@ def on_validation(metrics: dict[str, float], objective: Objective, step: int, co
     if not early and (metrics["rate"] < COLLAPSED_RATE or metrics["active_units"] == 0):
         return {
             "collapse": f"The posterior has collapsed: the rate is {metrics['rate']:.3f} nats and "
-            "{metrics['active_units']:.0f} units are active, "
+            f"{metrics['active_units']:.0f} units are active, "
             "so the latent says nothing of the data. Try `--free-bits 0.1`, a warm-up (`--warm-up 2000`), or `--beta 0.5`."
         }
     return {}

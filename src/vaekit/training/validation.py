@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.distributions import Distribution
 
 from vaekit.data.dataset import Dataset
 from vaekit.data.transforms import Transform
@@ -43,20 +42,9 @@ def validate(
             values = {"loss": bound.loss, "elbo": bound.elbo, "rate": bound.rate, "distortion": bound.distortion, **bound.terms}
             for name, value in values.items():
                 totals[name] = totals.get(name, torch.zeros((), device=device, dtype=torch.float64)) + value * len(indices)
-            means.append(torch.cat([posterior_mean(latent.posterior, latent.z) for latent in trace.latents], dim=-1))
+            means.append(trace.posterior_mean)
     vae.train(training)
     return _reduce(totals, torch.cat(means), fabric)
-
-
-def posterior_mean(posterior: Distribution, z: Tensor) -> Tensor:
-    """(B, D): E_q[z], in closed form where there is one, else the mean of the samples z (K, B, *Z)."""
-    try:
-        mean = posterior.mean
-    except NotImplementedError:
-        mean = z
-    if mean.dim() == z.dim():
-        mean = mean.mean(0)
-    return mean.flatten(1)
 
 
 def _reduce(totals: dict[str, Tensor], means: Tensor, fabric: Fabric) -> dict[str, float]:
