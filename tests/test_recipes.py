@@ -89,7 +89,7 @@ def test_every_likelihood_and_network_can_be_asked_for(name, network):
         ("real vectors", {"likelihood": "logistic-mixture"}, DataError, "must have whole levels, found real numbers"),
         ("four channels of 16 bits", {"likelihood": "categorical"}, DataError, "at most 256 levels, found 65,536"),
         ("real vectors", {"recipe": "conv"}, ConfigError, "must have images, found vectors"),
-        ("real vectors", {"recipe": "magic"}, ConfigError, "`recipe` must be one of auto, mlp, conv; got 'magic'"),
+        ("real vectors", {"recipe": "magic"}, ConfigError, "`recipe` must be one of auto, mlp, conv, conv-large; got 'magic'"),
         ("real vectors", {"likelihood": "magic"}, ConfigError, "`likelihood` must be one of auto, bernoulli"),
         ("real vectors", {"latent": 0}, ConfigError, "`latent` must be at least 1, got 0"),
         ("real vectors", {"condition": ["label"]}, DataError, "must have a column `label`; it has no columns"),

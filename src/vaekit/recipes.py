@@ -24,7 +24,7 @@ from vaekit.types import Json
 from vaekit.vae import VAE
 
 LIKELIHOODS = ("auto", "bernoulli", "continuous-bernoulli", "normal", "logistic-mixture", "categorical")
-RECIPES = ("auto", "mlp", "conv")
+RECIPES = ("auto", "mlp", "conv", "conv-large")
 _LARGEST_FLAT_IMAGE = 1024
 """Values of a grey image up to which dense layers are chosen: they are as good there and several times faster."""
 
@@ -52,15 +52,17 @@ def make(
     latent: int | None = None,
     likelihood: str | None = None,
     condition: Sequence[str] = (),
+    accelerated: bool = False,
 ) -> Recipe:
     """The parts for a data set.
 
     Args:
         data: the examples to train on.
-        recipe: `auto`, or the kind of network: `mlp`, `conv` (images only).
+        recipe: `auto`, or the kind of network: `mlp`, `conv` or `conv-large` (images only).
         latent: number of latent units D; None to choose.
         likelihood: one of `LIKELIHOODS`; None for `auto`.
         condition: names of the columns that the model is conditioned on.
+        accelerated: whether training runs on a GPU, where `auto` takes the larger networks.
 
     Raises:
         ConfigError: for a name that is not known, or a combination that cannot be.
@@ -68,13 +70,21 @@ def make(
     """
     schema = data.schema
     family, why_family = _choose_likelihood(schema, likelihood or "auto")
-    network, why_network = _choose_network(schema, recipe)
+    network, why_network = _choose_network(schema, recipe, accelerated)
     num_latents, why_latent = _choose_latent(schema, latent)
     transform, span = _transform(data, family)
     encoder, features = _condition(schema, condition)
-    build = _flat if network == "mlp" else _convolutional
-    vae = build(schema, family, num_latents, span, encoder, features)
-    settings: Json = {"learning_rate": 1e-3, "batch_size": _batch_size(len(data), network)}
+    make_networks = {"mlp": _dense, "conv": _convolutional, "conv-large": _large_convolutional}[network]
+    inward, outward = make_networks(schema, num_latents, span, features)
+    vae = VAE(
+        prior=priors.StandardNormal(num_latents),
+        posterior=posteriors.DiagonalNormal(inward, num_latents),
+        likelihood=_likelihood(family, outward, schema),
+        condition=encoder,
+    )
+    batch_size = _batch_size(len(data), network)
+    peak = 2e-3 if network == "mlp" else 1e-3
+    settings: Json = {"learning_rate": peak * math.sqrt(batch_size / 256), "batch_size": batch_size}
     return Recipe(vae, transform, settings, (why_family, why_network, why_latent))
 
 
@@ -126,11 +136,11 @@ def _check_support(schema: Schema, likelihood: str) -> None:
         )
 
 
-def _choose_network(schema: Schema, recipe: str) -> tuple[str, str]:
+def _choose_network(schema: Schema, recipe: str, accelerated: bool) -> tuple[str, str]:
     if recipe not in RECIPES:
         raise ConfigError(f"`recipe` must be one of {', '.join(RECIPES)}; got {recipe!r}.")
-    if recipe == "conv" and schema.kind != "images":
-        raise ConfigError(f"The recipe `conv` must have images, found {schema.kind}. Use `mlp` or `auto`.")
+    if recipe.startswith("conv") and schema.kind != "images":
+        raise ConfigError(f"The recipe `{recipe}` must have images, found {schema.kind}. Use `mlp` or `auto`.")
     if recipe != "auto":
         return recipe, f"Network: {recipe}, as asked."
     if schema.kind == "vectors":
@@ -141,6 +151,8 @@ def _choose_network(schema: Schema, recipe: str) -> tuple[str, str]:
             f"Network: dense layers, because the images are small ({schema.num_dimensions} values) and grey; `--recipe "
             "conv` for convolutions.",
         )
+    if accelerated:
+        return "conv-large", "Network: wide residual convolutions, because the examples are images and there is a GPU."
     return "conv", "Network: residual convolutions, because the examples are images."
 
 
@@ -188,41 +200,40 @@ def _likelihood(family: str, network: Component, schema: Schema) -> Likelihood:
     return makers[family]()
 
 
-def _flat(
-    schema: Schema, family: str, num_latents: int, span: tuple[float, float], encoder: ConditionEncoder | None, features: int
-) -> VAE:
-    width = int(np.clip(2 ** round(math.log2(schema.num_dimensions) / 2 + 4), 64, 512))
-    options = {"activation": "gated", "condition_features": features}
-    inward = networks.MLP(schema.shape, [width, width], input_range=span, observe_mask=schema.missing, **options)
-    outward = networks.MLP(num_latents, [width, width], **options)
-    return VAE(
-        prior=priors.StandardNormal(num_latents),
-        posterior=posteriors.DiagonalNormal(inward, num_latents),
-        likelihood=_likelihood(family, outward, schema),
-        condition=encoder,
+Pair = tuple[Component, Component]
+
+
+def _dense(schema: Schema, num_latents: int, span: tuple[float, float], features: int) -> Pair:
+    """Two gated layers on each side, about 14 sqrt(values) wide."""
+    width = int(np.clip(64 * round(14 * math.sqrt(schema.num_dimensions) / 64), 64, 1024))
+    hidden = [width, width]
+    inward = networks.MLP(
+        schema.shape, hidden, "gated", condition_features=features, input_range=span, observe_mask=schema.missing
     )
+    return inward, networks.MLP(num_latents, hidden, "gated", condition_features=features)
 
 
 def _convolutional(
-    schema: Schema, family: str, num_latents: int, span: tuple[float, float], encoder: ConditionEncoder | None, features: int
-) -> VAE:
-    channels = _channels(schema)
+    schema: Schema,
+    num_latents: int,
+    span: tuple[float, float],
+    features: int,
+    first: int = 16,
+    last: int = 128,
+    blocks: int = 1,
+) -> Pair:
+    """`first` channels at full size, doubling up to `last`, with as many stages as bring the longer side to about 4."""
+    stages = 1 + max(0, math.ceil(math.log2(max(schema.shape[1:]) / 4)))
+    channels = [min(last, first * 2**i) for i in range(stages)]
     inward = networks.ConvEncoder(
-        schema.shape, channels, condition_features=features, input_range=span, observe_mask=schema.missing
+        schema.shape, channels, blocks, condition_features=features, input_range=span, observe_mask=schema.missing
     )
-    outward = networks.ConvDecoder(num_latents, schema.shape, channels, condition_features=features)
-    return VAE(
-        prior=priors.StandardNormal(num_latents),
-        posterior=posteriors.DiagonalNormal(inward, num_latents),
-        likelihood=_likelihood(family, outward, schema),
-        condition=encoder,
-    )
+    return inward, networks.ConvDecoder(num_latents, schema.shape, channels, blocks, condition_features=features)
 
 
-def _channels(schema: Schema) -> list[int]:
-    """32 channels at full size, doubling up to 128, with enough stages to come down to about 4 x 4."""
-    stages = max(1, math.ceil(math.log2(max(schema.shape[1:]) / 4)) + 1) if max(schema.shape[1:]) > 4 else 1
-    return [min(128, 32 * 2**i) for i in range(stages)]
+def _large_convolutional(schema: Schema, num_latents: int, span: tuple[float, float], features: int) -> Pair:
+    """The same for a GPU."""
+    return _convolutional(schema, num_latents, span, features, first=64, last=512, blocks=2)
 
 
 def _batch_size(num_examples: int, network: str) -> int:

@@ -33,7 +33,7 @@ def train(
     /,
     *,
     out: Out,
-    recipe: Literal["auto", "mlp", "conv"] = "auto",
+    recipe: Literal["auto", "mlp", "conv", "conv-large"] = "auto",
     latent: Count | None = None,
     likelihood: str | None = None,
     condition: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)] = (),

@@ -184,7 +184,9 @@ def make_plan(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if vae is None:
-            chosen = recipes.make(data, **{name: asked[name] for name in ("recipe", "latent", "likelihood", "condition")})
+            names = ("recipe", "latent", "likelihood", "condition")
+            accelerated = torch.device(device).type == "cuda"
+            chosen = recipes.make(data, **{name: asked[name] for name in names}, accelerated=accelerated)
         elif transform is None:
             raise ConfigError(
                 "A `vae` of one's own must come with its `transform`, got none. Use `data.transforms.Levels()` for "
