@@ -331,8 +331,8 @@ def test_a_batch_moves_whole() -> None:
     assert batch.x.is_meta
     assert batch.mask is not None
     assert batch.mask.is_meta
-    assert batch.condition is not None
-    assert batch.condition["label"].is_meta
+    assert batch.columns is not None
+    assert batch.columns["label"].is_meta
     bare = Batch(torch.zeros(2, 3)).to("cpu")
     assert bare.mask is None
     assert bare.condition is None

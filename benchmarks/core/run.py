@@ -120,10 +120,14 @@ def cifar_jpeg(folder: Path, work: Path) -> Rows:
     vaekit("train", data, "-o", str(model), "--minutes", "15")
     report = json.loads(vaekit("evaluate", str(model), data, "--samples", "10", "--limit", "1000", "--json"))
     vaekit("generate", str(model), "-n", "64", "-o", str(model / "samples.png"))
-    vaekit("reconstruct", str(model), data, "-o", str(model / "reconstructions.png"), "--limit", "32")
+    from vaekit import load
     from vaekit.data.loading import open as open_data
+    from vaekit.data.writing import write_grid
 
     test = open_data(data).split("test")
+    some, trained = test.select(np.arange(0, len(test), len(test) // 32)[:32]), load(model)
+    pairs = np.stack([some.raw(), trained.reconstruct(some)], axis=1)
+    write_grid(pairs.reshape(-1, *pairs.shape[2:]), trained.schema, model / "reconstructions.png", columns=8, force=True)
     command = "vaekit train cifar10 -o m --minutes 15; vaekit evaluate m cifar10 --samples 10 --limit 1000 --json"
     where = "CIFAR-10 as JPEG files"
     return [

@@ -267,7 +267,7 @@ class _LogMass(Function):
         return (u - mean) * inverse_scale, half * inverse_scale, inverse_scale, above, below
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, mean: Tensor, log_scale: Tensor, half: float) -> Tensor:
+    def forward(ctx: Any, u: Tensor, mean: Tensor, log_scale: Tensor, half: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         centred, reach, _, above, below = _LogMass._arguments(u, mean, log_scale, half)
         log_mass = F.logsigmoid(centred + reach).mul_(above)
         log_mass += F.logsigmoid(reach - centred).mul_(below)
@@ -278,7 +278,7 @@ class _LogMass(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         u, mean, log_scale = ctx.saved_tensors
         centred, reach, inverse_scale, above, below = _LogMass._arguments(u, mean, log_scale, ctx.half)
         by_upper = torch.sigmoid(-(centred + reach)).mul_(above)

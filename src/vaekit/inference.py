@@ -16,7 +16,6 @@ from torch.distributions import MixtureSameFamily
 from vaekit import objectives
 from vaekit.component import device_of
 from vaekit.data.dataset import Dataset
-from vaekit.data.schema import UNKNOWN
 from vaekit.errors import ConfigError
 from vaekit.storage import Bundle
 from vaekit.types import Batch, Condition, Network, Trace
@@ -88,17 +87,7 @@ def prepare(bundle: Bundle, batch: Batch, *, expected: bool = False) -> Inputs:
         x = batch.x.float() / (bundle.schema.levels - 1)
     else:
         x = bundle.transform(batch.x)
-    return Inputs(x, batch.mask, condition_of(bundle.vae, batch.condition, len(batch.x)))
-
-
-def condition_of(vae: VAE, columns: Condition | None, num_examples: int) -> Condition | None:
-    """The columns that the model is conditioned on, each (B,) on its device; -1 (unknown) for those that are not given."""
-    if vae.condition is None:
-        return None
-    device = device_of(vae)
-    unknown = torch.full((num_examples,), UNKNOWN, dtype=torch.int64)
-    given = columns or {}
-    return {name: given.get(name, unknown).to(device) for name in vae.condition.categories}
+    return Inputs(x, batch.mask, bundle.vae.condition_of(batch.columns, len(batch.x)))
 
 
 @dataclass(frozen=True)

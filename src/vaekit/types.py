@@ -31,12 +31,12 @@ class Batch:
     Attributes:
         x: (B, *S) in the storage dtype.
         mask: (B, *S) bool, True where observed; None where everything is.
-        condition: the columns that a model may be conditioned on, each (B,).
+        columns: what lies beside the data, such as the label, each (B,); a model may be conditioned on some of it.
     """
 
     x: Tensor
     mask: Tensor | None = None
-    condition: Condition | None = None
+    columns: Condition | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device; copies from pinned memory do not block."""
@@ -44,10 +44,10 @@ class Batch:
         def move(t: Tensor | None) -> Tensor | None:
             return None if t is None else t.to(device, non_blocking=True)
 
-        condition = None if self.condition is None else {k: v.to(device, non_blocking=True) for k, v in self.condition.items()}
+        columns = None if self.columns is None else {k: v.to(device, non_blocking=True) for k, v in self.columns.items()}
         moved = move(self.x)
         assert moved is not None
-        return Batch(moved, move(self.mask), condition)
+        return Batch(moved, move(self.mask), columns)
 
 
 @dataclass(frozen=True)

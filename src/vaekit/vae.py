@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vaekit.component import Component
+from vaekit.component import Component, device_of
+from vaekit.data.schema import UNKNOWN
 from vaekit.distributions import MaskableDistribution
 from vaekit.errors import ConfigError
 from vaekit.likelihoods import Likelihood
@@ -88,6 +89,17 @@ class VAE(Component):
                 raise ConfigError(f"The model has no conditions, got {', '.join(condition)}. Train it with `condition`.")
             return None
         return self.condition(condition or {})
+
+    def condition_of(self, columns: Condition | None, num_examples: int) -> Condition | None:
+        """Of all the columns beside the data, those that the model is conditioned on, each (B,) on its device.
+
+        A column that is not given is unknown (-1) for every example; a model without conditions gets None.
+        """
+        if self.condition is None:
+            return None
+        device, given = device_of(self), columns or {}
+        unknown = torch.full((num_examples,), UNKNOWN, dtype=torch.int64)
+        return {name: given.get(name, unknown).to(device) for name in self.condition.categories}
 
     def encode(self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None) -> Distribution:
         """q(z|x, c), batch shape (B,)."""

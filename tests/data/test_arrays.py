@@ -169,8 +169,8 @@ def test_labels() -> None:
     assert data.schema.column("label").categories == ("-1", "2", "10")
     assert data.columns["label"].tolist() == [2, 1, 1, 0, 2]
     batch = data.batch(torch.tensor([3, 0]))
-    assert batch.condition is not None
-    assert batch.condition["label"].tolist() == [0, 2]
+    assert batch.columns is not None
+    assert batch.columns["label"].tolist() == [0, 2]
     assert open(GREY, y=np.array([1.0, 2.0, np.nan, 1.0, 1.0])).columns["label"].tolist() == [0, 1, -1, 0, 0]
     assert open(GREY, y=np.array(["b", "a", "b", "b", "a"])).schema.column("label").categories == ("a", "b")
     assert any("measurements" in note for note in open(GREY, y=np.linspace(0, 1, 5)).notes)

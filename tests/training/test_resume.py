@@ -212,3 +212,15 @@ def test_an_existing_output_is_kept(tmp_path):
         run(tmp_path / "run", steps=5, force=True, resume=True)
     with pytest.raises(ConfigError, match="must have a folder to be resumed from"):
         run(None, steps=5, resume=True)
+
+
+def test_columns_beside_the_data_are_no_conditions_unless_asked_for(tmp_path):
+    np.savez(tmp_path / "data.npz", x=examples(), y=np.arange(300) % 3)
+    plain = train(tmp_path / "data.npz", display_as="quiet", steps=3, latent=2)
+    assert plain.vae.condition is None
+    conditional = train(tmp_path / "data.npz", tmp_path / "run", display_as="quiet", steps=3, latent=2, condition=["label"])
+    assert conditional.vae.condition.categories == {"label": 3}
+    assert sum(conditional.training["condition_counts"]["label"]) == conditional.training["num_training_examples"]
+    assert train(
+        tmp_path / "data.npz", tmp_path / "run", display_as="quiet", steps=6, latent=2, condition=["label"], resume=True
+    )

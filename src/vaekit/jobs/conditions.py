@@ -11,7 +11,6 @@ from torch import Tensor
 from vaekit.data.dataset import Dataset
 from vaekit.data.schema import UNKNOWN, Schema
 from vaekit.errors import ConfigError, DataError
-from vaekit.inference import condition_of
 from vaekit.storage import Bundle
 
 FREQUENCIES = "condition_counts"
@@ -38,7 +37,7 @@ def codes_where(bundle: Bundle, where: Mapping[str, str | int] | None) -> dict[s
 
 def features_of(bundle: Bundle, columns: Mapping[str, Tensor] | None, num: int) -> Tensor | None:
     """(N, F) features of columns of codes, unknown where a column is not given; None for a model without conditions."""
-    return bundle.vae.encode_condition(condition_of(bundle.vae, columns, num))
+    return bundle.vae.encode_condition(bundle.vae.condition_of(columns, num))
 
 
 def features_of_data(bundle: Bundle, dataset: Dataset) -> Tensor | None:

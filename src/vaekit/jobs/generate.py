@@ -10,7 +10,7 @@ import torch
 
 from vaekit.component import device_of
 from vaekit.errors import ConfigError
-from vaekit.inference import Progress, condition_of, seeded
+from vaekit.inference import Progress, seeded
 from vaekit.jobs.blocks import block_size, decoded, draws_mean
 from vaekit.jobs.conditions import codes_where, draw_codes, features_of, printed
 from vaekit.storage import Bundle
@@ -69,7 +69,7 @@ def generate(
         for start in range(0, num, block):  # whole blocks are drawn and cut, so that fewer examples are the first of more
             count = min(block, num - start)
             columns = draw_codes(bundle, block, fixed)
-            condition = condition_of(bundle.vae, columns, block)
+            condition = bundle.vae.condition_of(columns, block)
             z = bundle.vae.sample_prior(block, condition=condition, temperature=temperature)[0]
             parts.append(decoded(bundle, z, features_of(bundle, columns, block), draw)[:count])
             codes.append({name: values[:count] for name, values in columns.items()})

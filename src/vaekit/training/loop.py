@@ -233,7 +233,7 @@ class Trainer:
         """One update. Nothing in here waits for the device: what must be decided is decided on it."""
         step, config = self.progress.step, self.config
         batch = self.data.batch(self.sampler.batch(step)).to(self.fabric.device)
-        out = self.step_module(batch.x, batch.mask, batch.condition, step)
+        out = self.step_module(batch.x, batch.mask, self.vae.condition_of(batch.columns, len(batch.x)), step)
         self.fabric.backward(out["loss"])
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         skip = ~torch.isfinite(norm)

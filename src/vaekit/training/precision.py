@@ -64,7 +64,8 @@ def _steps_per_second(
     count, start = 0, time.perf_counter()
     while count < 2 or time.perf_counter() - start < _MEASURE_SECONDS / _ROUNDS:
         with reduced:
-            trace = trial(prepare(batch.x), condition=batch.condition, mask=batch.mask, num_samples=num_samples)
+            condition = trial.condition_of(batch.columns, len(batch.x))
+            trace = trial(prepare(batch.x), condition=condition, mask=batch.mask, num_samples=num_samples)
             loss = objective(trace, 0).loss
         loss.backward()
         trial.zero_grad()

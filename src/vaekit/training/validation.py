@@ -37,7 +37,8 @@ def validate(
         torch.manual_seed(config.seed + 1 + fabric.global_rank)
         for indices in torch.arange(len(data))[fabric.global_rank :: fabric.world_size].split(_MAX_BATCH):
             batch = data.batch(indices).to(device)
-            trace = vae(transform(batch.x), condition=batch.condition, mask=batch.mask, num_samples=config.validation_samples)
+            condition = vae.condition_of(batch.columns, len(indices))
+            trace = vae(transform(batch.x), condition=condition, mask=batch.mask, num_samples=config.validation_samples)
             bound = objective(trace)
             values = {"loss": bound.loss, "elbo": bound.elbo, "rate": bound.rate, "distortion": bound.distortion, **bound.terms}
             for name, value in values.items():

@@ -1,0 +1,151 @@
+"""From data to a model: few rows, one's own parts, several processes, and what a run leaves."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from vaekit import likelihoods, networks, posteriors, priors, storage
+from vaekit.data.transforms import Levels, Standardize
+from vaekit.errors import ConfigError, DataError
+from vaekit.objectives import IWAE
+from vaekit.training.callbacks import Callback
+from vaekit.training.run import make_fabric, split, train
+from vaekit.vae import VAE
+
+
+def pixels(num, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, size=(num, 5, 4), dtype=np.uint8)
+
+
+class Notes(Callback):
+    def __init__(self):
+        self.sentences = []
+
+    def on_note(self, sentence):
+        self.sentences.append(sentence)
+
+
+def test_fewer_rows_than_a_batch_is_said_and_works():
+    notes = Notes()
+    bundle = train(pixels(10), batch_size=64, steps=3, display_as="quiet", callbacks=[notes])
+    assert bundle.training["config"]["batch_size"] == 9
+    assert "Batch: 9 examples, because there are no more; 64 were asked for." in notes.sentences
+
+
+def test_one_row_is_too_few():
+    with pytest.raises(DataError, match="at least (2|two)"):
+        train(pixels(1), steps=3, display_as="quiet")
+
+
+def test_two_rows_are_enough():
+    assert train(pixels(2), steps=3, display_as="quiet").training["steps"] == 3
+
+
+def own_vae():
+    return VAE(
+        prior=priors.MixtureOfNormals(2, 3),
+        posterior=posteriors.FullNormal(networks.MLP([1, 5, 4], [8], input_range=[0.0, 255.0]), num_latents=2),
+        likelihood=likelihoods.DiscretizedLogisticMixture(networks.MLP(2, [8]), [1, 5, 4], num_components=2),
+    )
+
+
+def test_parts_of_ones_own_are_trained_saved_and_loaded(tmp_path):
+    bundle = train(
+        pixels(50),
+        tmp_path / "run",
+        vae=own_vae(),
+        transform=Levels(),
+        objective=IWAE(),
+        num_samples=4,
+        steps=20,
+        display_as="quiet",
+    )
+    loaded = storage.load(tmp_path / "run")
+    assert loaded.vae.spec() == own_vae().spec()
+    assert loaded.training["objective"] == {"type": "objectives.IWAE"}
+    assert all(torch.equal(a, b) for a, b in zip(bundle.vae.parameters(), loaded.vae.parameters(), strict=True))
+    with pytest.raises(ConfigError, match="must come with its `transform`"):
+        train(pixels(50), vae=own_vae(), steps=2, display_as="quiet")
+
+
+def test_values_outside_the_support_are_refused_before_the_first_step():
+    vae = own_vae()
+    vae.likelihood = likelihoods.Bernoulli(networks.MLP(2, [8]), [1, 5, 4])
+    with pytest.raises(DataError, match="Bernoulli likelihood must have values 0 and 1, found values from -?[0-9.]+ to"):
+        train(pixels(50), vae=vae, transform=Standardize(127.0, 64.0), steps=2, display_as="quiet")
+
+
+def test_what_a_run_leaves(tmp_path):
+    train(pixels(60), tmp_path / "run", steps=60, validate_every=30, display_as="quiet")
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "README.md",
+        "model.safetensors",
+        "preview.png",
+        "training",
+        "vaekit.json",
+    ]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "training" / "metrics.jsonl").read_text().splitlines()]
+    validations = [line for line in lines if line["event"] == "validation"]
+    assert [line["step"] for line in validations] == [30, 60]
+    saved = json.loads((tmp_path / "run" / "vaekit.json").read_text())
+    best = min(validations, key=lambda line: line["loss"])
+    assert saved["metrics"]["validation_elbo"] == best["elbo"]
+    assert saved["training"]["best_step"] == best["step"]
+    config = json.loads((tmp_path / "run" / "training" / "config.json").read_text())
+    assert config["config"]["steps"] == 60
+    events = list((tmp_path / "run" / "training").glob("events.out.tfevents.*"))
+    assert len(events) == 1
+    assert b"validation/elbo" in events[0].read_bytes()
+
+
+def test_the_test_split_is_never_trained_on(tmp_path):
+    np.savez(tmp_path / "data.npz", x_train=pixels(50), x_test=pixels(20, seed=1))
+    from vaekit.data.loading import open as open_data
+
+    training, held_out = split(open_data(tmp_path / "data.npz"))
+    given = {row.tobytes() for row in pixels(50)}
+    found = [row.tobytes() for row in np.concatenate([training.raw(), held_out.raw()])]
+    assert set(found) == given
+    assert len(found) == 50
+    assert not {row.tobytes() for row in training.raw()} & {row.tobytes() for row in held_out.raw()}
+
+
+def test_devices_that_are_not_there():
+    with pytest.raises(ConfigError, match="`device` must be auto, cpu, cuda"):
+        make_fabric("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="found no CUDA device for 'cuda'"):
+            make_fabric("cuda")
+
+
+SCRIPT = """
+import sys, numpy as np
+from vaekit.training.run import train
+x = np.random.default_rng(0).normal(size=(64, 3)).astype("float32")
+x[:, 2] = x[:, 0] + 0.1 * x[:, 1]
+train(x, sys.argv[1], steps=40, batch_size=16, latent=2, precision="float32", device="cpu", validate_every=20,
+      display_as="quiet", ema=0.0, resume="--resume" in sys.argv)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path):
+    """Each process takes its half of every batch; one writes. Without noise the two runs would agree to rounding."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29541"]
+    command = [*launch, str(tmp_path / "script.py"), str(tmp_path / "two")]
+    for arguments in (command, [*command, "--resume"]):
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    subprocess.run([sys.executable, str(tmp_path / "script.py"), str(tmp_path / "one")], env=environment, check=True)
+    two, one = storage.load(tmp_path / "two"), storage.load(tmp_path / "one")
+    assert two.training["steps"] == one.training["steps"] == 40
+    assert two.metrics["validation_elbo"] == pytest.approx(one.metrics["validation_elbo"], abs=0.3)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "two" / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
