@@ -65,18 +65,18 @@ EXAMPLES: dict[str, list[Callable[[], Component]]] = {
         lambda: Normal(MLP(2, [4]), [3], scale="per_dimension", min_scale=0.01),
         lambda: Normal(MLP(2, [4]), [3], "predicted"),
     ],
-    "networks.condition.ConditionEncoder": [
+    "networks.ConditionEncoder": [
         lambda: ConditionEncoder({"label": 3, "type": 2}, features=4),
     ],
-    "networks.conv.ConvDecoder": [
+    "networks.ConvDecoder": [
         lambda: ConvDecoder(2, [1, 3, 5], [3, 4]),
         lambda: ConvDecoder(2, (3, 4, 4), (3,), num_blocks=2),
     ],
-    "networks.conv.ConvEncoder": [
+    "networks.ConvEncoder": [
         lambda: ConvEncoder([1, 3, 5], [3, 4], features=6),
         lambda: ConvEncoder((3, 4, 4), (3,), num_blocks=2, input_range=(0, 255), observe_mask=True),
     ],
-    "networks.mlp.MLP": [
+    "networks.MLP": [
         lambda: MLP(3, [4]),
         lambda: MLP([1, 2, 2], [4, 4], "gated", residual=True, input_range=[0, 1], observe_mask=True),
     ],
@@ -319,12 +319,12 @@ def test_a_column_named_type_is_a_column() -> None:
             {"type": "likelihoods.Bernoulli", "network": {"type": "priors.StandardNormal", "num_latents": 2}, "shape": [3]},
             "must fit its arguments",
         ),
-        ({"type": "networks.mlp.MLP", "in_shape": 3, "hidden": []}, "must have layers"),
-        ({"type": "networks.mlp.MLP", "in_shape": 3, "hidden": 8}, "must fit its arguments"),
-        ({"type": "networks.mlp.MLP", "in_shape": [], "hidden": [8]}, "must fit its arguments"),
-        ({"type": "networks.mlp.MLP", "in_shape": 3, "hidden": [10**15]}, "must fit its arguments"),
-        ({"type": "networks.mlp.MLP", "in_shape": 3, "hidden": [8], "input_range": [1]}, "must fit its arguments"),
-        ({"type": "networks.conv.ConvEncoder", "shape": [1, 4, 4], "channels": {"a": 1}}, "must fit its arguments"),
+        ({"type": "networks.MLP", "in_shape": 3, "hidden": []}, "must have layers"),
+        ({"type": "networks.MLP", "in_shape": 3, "hidden": 8}, "must fit its arguments"),
+        ({"type": "networks.MLP", "in_shape": [], "hidden": [8]}, "must fit its arguments"),
+        ({"type": "networks.MLP", "in_shape": 3, "hidden": [10**15]}, "must fit its arguments"),
+        ({"type": "networks.MLP", "in_shape": 3, "hidden": [8], "input_range": [1]}, "must fit its arguments"),
+        ({"type": "networks.ConvEncoder", "shape": [1, 4, 4], "channels": {"a": 1}}, "must fit its arguments"),
     ],
 )
 def test_a_spec_that_is_none(spec: Any, sentence: str) -> None:

@@ -16,6 +16,7 @@ from vaekit.distributions import MaskableDistribution
 from vaekit.errors import ConfigError
 from vaekit.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, DiscretizedLogisticMixture, Likelihood, Normal
 from vaekit.networks import MLP, ConvDecoder
+from vaekit.priors import StandardNormal
 
 Check = Callable[..., None]
 
@@ -175,11 +176,28 @@ def test_nothing_observed_is_certain_and_everything_observed_is_no_mask(name: st
 
 
 def test_a_split_pixel_is_refused() -> None:
-    p = mixture([3, 2, 2], 4)(torch.zeros(1, 2, D))
-    mask = torch.ones(2, 3, 2, 2, dtype=torch.bool)
+    likelihood = mixture([3, 2, 2], 4)
+    x, mask = torch.zeros(2, 3, 2, 2), torch.ones(2, 3, 2, 2, dtype=torch.bool)
+    assert likelihood.check(x, mask) is None
+    mask[0, :, 1, 1] = False
+    assert likelihood.check(torch.where(mask, x, math.nan), mask) is None
     mask[1, 2, 0, 0] = False
-    with pytest.raises(ConfigError, match="channels of a pixel together"):
-        p.log_prob(torch.zeros(2, 3, 2, 2), mask=mask)
+    sentence = likelihood.check(torch.where(mask, x, math.nan), mask)
+    assert sentence == "A mixture of logistics must have the channels of a pixel missing together, and some are missing alone"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_check_does_not_read_missing_elements(name: str) -> None:
+    likelihood = ALL[name]()
+    x = data_for(likelihood)
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[0] = False
+    assert likelihood.check(x, mask) is None
+    for junk in (math.nan, math.inf, -0.5, 1e9):
+        dirty = torch.where(mask, x, junk)
+        assert likelihood.check(dirty, mask) is None
+        assert likelihood.check(dirty, ~mask) is not None or (isinstance(likelihood, Normal) and math.isfinite(junk))
+    assert likelihood.check(x, torch.zeros_like(mask)) is None
 
 
 # --------------------------------------------------------------------------------------------- formulas and their gradients
@@ -334,14 +352,27 @@ def test_bernoulli_with_one_bias_a_channel_starts_at_the_channels_mean() -> None
     torch.testing.assert_close(mean, x.mean((0, 2, 3))[:, None, None].expand(2, 4, 4), rtol=0, atol=0.5 / 320)  # half a count
 
 
-@pytest.mark.parametrize("make", [lambda: mlp(), lambda: ConvDecoder(D, [2, 3, 1], [4])])
-def test_categorical_starts_at_the_levels_frequencies(make: Callable[[], MLP]) -> None:
-    x = torch.tensor([0, 1, 1, 2, 2, 2] * 4).reshape(4, 2, 3, 1)
-    likelihood = without_features(Categorical(make(), [2, 3, 1], levels=4))
+def test_categorical_starts_at_each_elements_frequencies() -> None:
+    """(count + pooled) / (n + 1), where pooled adds one count to each level of the whole batch."""
+    x = torch.randint(3, (20, 2, 3))
+    x[:, 0, 0], x[:, 1, 2] = 3, 0
+    likelihood = without_features(Categorical(mlp(), [2, 3], levels=5))
     likelihood.initialize(x)
-    probabilities = likelihood(torch.randn(1, 1, D)).base_dist.probs
-    expected = torch.tensor([5, 9, 13, 1]) / 28
-    torch.testing.assert_close(probabilities, expected.expand(probabilities.shape))
+    probabilities = likelihood(torch.randn(1, 1, D)).base_dist.probs[0, 0]
+    pooled = (nn.functional.one_hot(x, 5).sum((0, 1, 2)) + 1) / (120 + 5)
+    torch.testing.assert_close(probabilities, (nn.functional.one_hot(x, 5).sum(0) + pooled) / 21)
+    assert probabilities[0, 0].argmax() == 3
+    assert probabilities[1, 2, 0] > 0.95
+
+
+def test_categorical_with_one_bias_a_channel_starts_at_the_channels_frequencies() -> None:
+    x = torch.tensor([0, 1, 1, 2, 2, 2] * 4).reshape(4, 2, 3, 1)
+    likelihood = without_features(Categorical(ConvDecoder(D, [2, 3, 1], [4]), [2, 3, 1], levels=4))
+    likelihood.initialize(x)
+    probabilities = likelihood(torch.randn(1, 1, D)).base_dist.probs[0, 0]
+    pooled = torch.tensor([5, 9, 13, 1]) / 28
+    expected = (torch.tensor([[4, 8, 0, 0], [0, 0, 12, 0]]) + pooled) / 13
+    torch.testing.assert_close(probabilities, expected[:, None, None].expand(2, 3, 1, 4))
 
 
 @pytest.mark.parametrize("scale", ["shared", "per_dimension", "predicted"])
@@ -358,6 +389,66 @@ def test_normal_with_one_bias_a_channel_starts_at_each_channels_mean() -> None:
     likelihood.initialize(x)
     expected = x.mean((0, 2, 3))[:, None, None].expand(3, 4, 4)
     torch.testing.assert_close(likelihood(torch.randn(1, 1, D)).mean[0, 0], expected)
+
+
+@pytest.mark.parametrize("scale", ["shared", "per_dimension", "predicted"])
+def test_normal_starts_at_the_standard_deviation(scale: str) -> None:
+    """About each element's mean, of the observed values; of all elements together where the scale is shared."""
+    x = torch.randn(40, 3) * torch.tensor([2.0, 0.5, 3000.0]) + torch.tensor([100.0, -5.0, 0.0])
+    mask = torch.rand(40, 3) < 0.7
+    likelihood = without_features(Normal(mlp(), [3], scale=scale))
+    likelihood.initialize(torch.where(mask, x, math.nan), mask)
+    columns = [x[mask[:, i], i].double() for i in range(3)]
+    own = torch.stack([column.var() for column in columns])
+    freedom = torch.tensor([len(column) - 1.0 for column in columns]).double()
+    variance = ((own * freedom).sum() / freedom.sum()).expand(3) if scale == "shared" else own
+    found = likelihood(torch.randn(1, 1, D)).stddev[0, 0].double()
+    torch.testing.assert_close(found, variance.sqrt(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("scale", ["shared", "per_dimension", "predicted"])
+def test_normal_starts_no_narrower_than_its_least_scale(scale: str) -> None:
+    likelihood = without_features(Normal(mlp(), [3], scale=scale, min_scale=0.02))
+    likelihood.initialize(torch.full((10, 3), 7.0))
+    found = likelihood(torch.randn(1, 1, D)).stddev[0, 0]
+    torch.testing.assert_close(found, torch.full((3,), 0.022), rtol=1e-4, atol=0)  # a tenth above, where gradients flow
+
+
+@pytest.mark.parametrize("scale", ["per_dimension", "predicted"])
+def test_normal_starts_elements_that_do_not_vary_at_the_scale_of_all(scale: str) -> None:
+    x = torch.randn(40, 3)
+    x[:, 1] = 5.0
+    mask = torch.ones(40, 3, dtype=torch.bool)
+    mask[1:, 2] = False
+    likelihood = without_features(Normal(mlp(), [3], scale=scale))
+    likelihood.initialize(x, mask)
+    found = likelihood(torch.randn(1, 1, D)).stddev[0, 0]
+    together = (x[:, 0].var() * 39 / 78).sqrt()  # 39 degrees of freedom each, of the first two
+    torch.testing.assert_close(found, torch.stack([x[:, 0].std(), together, together]), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("scale", ["shared", "per_dimension", "predicted"])
+def test_normal_keeps_its_scale_where_one_example_says_nothing_of_it(scale: str) -> None:
+    likelihood = without_features(Normal(mlp(), [3], scale=scale))
+    likelihood.initialize(torch.tensor([[1.0, 2.0, 3.0]]))
+    p = likelihood(torch.randn(1, 1, D))
+    torch.testing.assert_close(p.mean[0, 0], torch.tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(p.stddev[0, 0], torch.full((3,), 1.001))
+
+
+@pytest.mark.parametrize("scale", ["shared", "per_dimension", "predicted"])
+def test_normal_with_one_bias_a_channel_starts_at_the_deviation_about_it(scale: str) -> None:
+    x = torch.randn(30, 2, 4, 4) * torch.tensor([0.5, 4.0])[:, None, None] + torch.arange(16.0).reshape(4, 4)
+    likelihood = without_features(Normal(ConvDecoder(D, [2, 4, 4], [3]), [2, 4, 4], scale=scale))
+    likelihood.initialize(x)
+    squares = (x - x.mean((0, 2, 3))[:, None, None]).square()
+    found = likelihood(torch.randn(1, 1, D)).stddev[0, 0]
+    expected = {
+        "shared": squares.sum() / (2 * (30 * 16 - 1)),
+        "per_dimension": squares.sum(0) / 29,
+        "predicted": (squares.sum((0, 2, 3)) / (30 * 16 - 1))[:, None, None],
+    }[scale]
+    torch.testing.assert_close(found, expected.sqrt().expand(2, 4, 4), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -469,6 +560,39 @@ def test_check_says_what_is_wrong(make: Callable[[], Likelihood], good: list[flo
     sentence = likelihood.check(torch.tensor([bad]))
     assert sentence is not None
     assert "must have" in sentence
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: Bernoulli(mlp(), [2, 5]), 10),  # an example
+        (lambda: Bernoulli(mlp(), [3]), 6),  # the features of the network
+        (lambda: Bernoulli(ConvDecoder(D, [1, 4, 5], [7]), [1, 4, 5]), 7 * 4 * 5),  # its feature maps
+        (lambda: ContinuousBernoulli(mlp(), [11]), 11),
+        (lambda: Normal(mlp(), [11]), 11),
+        (lambda: Normal(mlp(), [11], scale="per_dimension"), 11),
+        (lambda: Normal(mlp(), [11], scale="predicted"), 2 * 11),
+        (lambda: mixture([11], 256, num_components=4), 4 * (1 + 1 + 1) * 11),
+        (lambda: mixture([1, 4, 5], 256, num_components=4), 4 * (1 + 1 + 1) * 20),
+        (lambda: mixture([3, 4, 5], 256, num_components=4), 4 * (1 + 3 + 3 + 3) * 20),
+        (lambda: Categorical(mlp(), [3, 4, 5], levels=9), 9 * 60),
+        (lambda: Categorical(ConvDecoder(D, [1, 4, 5], [7]), [1, 4, 5], levels=9), 9 * 20),
+    ],
+)
+def test_peak_elements(make: Callable[[], Likelihood], expected: int) -> None:
+    likelihood = make()
+    assert likelihood.peak_elements() == expected
+    features = likelihood.network(torch.zeros(1, D))
+    assert expected == max(features.numel(), likelihood.head(features).numel(), math.prod(likelihood.shape))
+
+
+@pytest.mark.parametrize("network", [StandardNormal(2), nn.Linear(2, 3), None])
+def test_what_is_no_network_is_refused(network: object) -> None:
+    sentence = (
+        rf"The `network` of a Bernoulli must be a network, .* got a {type(network).__name__}\. Use one of vaekit\.networks"
+    )
+    with pytest.raises(ConfigError, match=sentence):
+        Bernoulli(network, [3])  # pyright: ignore[reportArgumentType]
 
 
 def test_a_condition_reaches_the_density() -> None:

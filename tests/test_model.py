@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 import vaekit
 from small_models import image_bundle, image_data, vector_bundle, vector_data
 from vaekit.data import loading
+from vaekit.data.dataset import fingerprint
 from vaekit.errors import ConfigError, DataError, ModelFormatError
 from vaekit.model import Model
 
@@ -70,6 +73,36 @@ def test_split_test_is_read_where_there_is_one():
     assert len(model.encode(data, split="test")) == 3
     with pytest.raises(DataError, match="must have a split `valid`"):
         model.encode(data, split="valid")
+
+
+def test_the_data_of_training_are_known_again():
+    data = image_data(40)
+    held_out = {"fraction": 0.25, "maximum": 100, "seed": 1, "num_examples": 40, "fingerprint": fingerprint(data)}
+    model = Model(replace(image_bundle(), training={"held_out": held_out}))
+    train, valid = loading.holdout(data, 0.25, 100, 1)
+    found = model.read(data, default="held_out")
+    assert np.array_equal(found.raw(), data.raw()[valid])
+    assert found.notes[-1].startswith("These are the data that the model was trained on")
+    x, y = data.raw(), np.arange(40) % 3
+    assert model.evaluate(x, y=y, num_samples=1).num_examples == len(model.score(data, num_samples=1)) == 10
+    assert len(model.reconstruct(data)) == 10
+    assert np.array_equal(model.read(data, "train").raw(), data.raw()[train])
+    assert len(model.encode(data)) == len(model.score(data, split="all", num_samples=1)) == 40
+    assert model.evaluate(data.select(np.arange(39)), num_samples=1).num_examples == 39
+    assert model.evaluate(x[::-1], y=y, num_samples=1).num_examples == 40
+    with pytest.raises(DataError, match="must have a split `valid`; found no splits"):
+        model.read(x[::-1], "valid")
+    given = loading.open({"x_train": x[:30], "x_valid": x[30:]}, levels=16)
+    assert model.evaluate(given, num_samples=1).num_examples == 10
+
+
+def test_training_remembers_what_it_held_out(tmp_path):
+    x = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+    model = vaekit.train(x, tmp_path / "run", latent=2, steps=5, precision="float32", display="quiet")
+    again = vaekit.load(tmp_path / "run")
+    assert model.evaluate(x, num_samples=1) == again.evaluate(x, num_samples=1)
+    assert again.evaluate(x, num_samples=1).num_examples == 20
+    assert again.evaluate(x, num_samples=1, split="all").num_examples == 200
 
 
 def test_encoding_decodes_with_its_own_labels():

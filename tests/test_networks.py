@@ -188,6 +188,16 @@ def test_an_example_does_not_see_the_others(make: Callable[..., Any], observe_ma
 
 
 @pytest.mark.parametrize("make", ENCODERS.values())
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_whole_numbers_take_the_precision_of_the_weights(make: Callable[..., Any], dtype: torch.dtype) -> None:
+    network = make(input_range=[0, 255], observe_mask=True)
+    x, mask = torch.randint(2, (3, 2, 5, 7)).to(dtype), torch.rand(3, 2, 5, 7) < 0.5
+    assert torch.equal(network(x, mask=mask), network(x.float(), mask=mask))
+    double = network.double()
+    assert torch.equal(double(x, mask=mask), double(x.double(), mask=mask))
+
+
+@pytest.mark.parametrize("make", ENCODERS.values())
 def test_a_mask_is_zero_or_told(make: Callable[..., Any]) -> None:
     x, mask = torch.randn(3, 2, 5, 7).double(), torch.rand(3, 2, 5, 7) < 0.5
     blind, seeing = make().double(), make(observe_mask=True).double()

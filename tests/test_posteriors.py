@@ -12,6 +12,7 @@ from vaekit.distributions import closed_form_kl, diagonal_normal
 from vaekit.errors import ConfigError
 from vaekit.networks import MLP, ConvEncoder
 from vaekit.posteriors import DiagonalNormal, FullNormal, Posterior
+from vaekit.priors import StandardNormal
 
 FAMILIES = [DiagonalNormal, FullNormal]
 
@@ -114,3 +115,11 @@ def test_an_observed_mask_tells_zero_from_missing() -> None:
 def test_num_latents_must_be_positive(family: type[Posterior]) -> None:
     with pytest.raises(ConfigError, match="`num_latents` must be at least 1, got 0"):
         family(MLP(3, [5]), 0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("network", [StandardNormal(2), torch.nn.Linear(3, 2), None])
+def test_what_is_no_network_is_refused(family: type[Posterior], network: object) -> None:
+    sentence = rf"The `network` of a {family.__name__} must be a network, .* got a {type(network).__name__}\. Use one of"
+    with pytest.raises(ConfigError, match=sentence):
+        family(network, 2)

@@ -95,7 +95,7 @@ def set_spec(*path_and_value):
         (set_spec("model", "prior", "num_latents", "3"), "priors.MixtureOfNormals must fit its arguments"),
         (set_spec("model", "prior", "num_components", 10**15), "must have the shape"),
         (set_spec("model", "prior", "cheat", 1), "must fit its arguments"),
-        (set_spec("transform", "type", "data.transforms.Nothing"), "must be registered"),
+        (set_spec("transform", "type", "data.Nothing"), "must be registered"),
         (set_spec("schema", "shape", [6, 5]), r"schema in .* must be valid"),
         (set_spec("schema", "kind", "spells"), r"schema in .* must be valid"),
         (set_spec("weights", "sha256", "0" * 64), "must have the hash"),

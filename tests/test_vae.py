@@ -289,6 +289,27 @@ def test_a_missing_column() -> None:
 # -------------------------------------------------------------------------------------------------------------------- rest
 
 
+def test_flat_latents_are_the_latents_side_by_side() -> None:
+    vae, x, mask = make_vae(condition=True), binary(), torch.rand(5, 1, 3, 4) < 0.7
+    condition = {"label": torch.tensor([0, 1, 2, -1, 0])}
+    assert vae.num_latents == 2
+    mean, scale = vae.encode_flat(x, condition=condition, mask=mask)
+    q = vae.encode(x, condition=condition, mask=mask)
+    assert torch.equal(mean, q.mean)
+    assert torch.equal(scale, q.stddev)
+    z = torch.randn(3, 5, 2)
+    expected = vae.decode(z, condition=condition)
+    for known in (condition, vae.encode_condition(condition)):
+        assert torch.equal(vae.decode_flat(z, known).mean, expected.mean)
+        one = vae.decode_flat(z[0], known)
+        assert one.batch_shape == (5,)
+        torch.testing.assert_close(one.mean, expected.mean[0])
+    plain = make_vae()
+    assert torch.equal(plain.decode_flat(z).mean, plain.decode(z).mean)
+    with pytest.raises(ConfigError, match="must be given"):
+        vae.decode_flat(z)
+
+
 def test_prior_and_posterior_must_agree() -> None:
     with pytest.raises(ConfigError, match=r"must share the latent's shape, got \(3,\) and \(2,\)\. Give both"):
         VAE(StandardNormal(3), DiagonalNormal(MLP(3, [4]), 2), Bernoulli(MLP(2, [4]), [3]))
@@ -335,7 +356,7 @@ def test_a_batch_moves_whole() -> None:
     assert batch.columns["label"].is_meta
     bare = Batch(torch.zeros(2, 3)).to("cpu")
     assert bare.mask is None
-    assert bare.condition is None
+    assert bare.columns is None
 
 
 def test_bfloat16_ends_before_the_densities() -> None:

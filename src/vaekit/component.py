@@ -114,8 +114,10 @@ def build(spec: Json) -> Component:
 
 
 def _module_name(cls: type) -> str:
-    """The module as it stands in specs: inside vaekit without the package, elsewhere in full."""
-    return cls.__module__.removeprefix("vaekit.")
+    """The module as it stands in specs: elsewhere in full; inside vaekit the first name below the package, so that a saved
+    model outlives a file that becomes a folder."""
+    package, _, inside = cls.__module__.partition(".")
+    return inside.partition(".")[0] if package == "vaekit" and inside else cls.__module__
 
 
 def _describe(value: Any, where: str) -> Any:

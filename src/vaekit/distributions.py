@@ -19,8 +19,6 @@ from torch.distributions import ContinuousBernoulli as TorchContinuousBernoulli
 from torch.distributions import Independent as TorchIndependent
 from torch.distributions.kl import kl_divergence, register_kl
 
-from vaekit.errors import ConfigError
-
 
 class MaskableDistribution(Distribution):
     """A distribution over data whose elements can be integrated out."""
@@ -181,22 +179,16 @@ class DiscretizedLogisticMixture(MaskableDistribution):
 
         Args:
             value: levels 0..V-1.
-            mask: broadcasts to `value`. Channels depend on each other, so a position is observed whole or not at all.
-
-        Raises:
-            ConfigError: if a mask splits the channels of a position.
+            mask: broadcasts to `value`. Channels depend on each other, so a position of which some channels are missing counts
+                as missing altogether. That is no error here, because looking for one would synchronise the device at every
+                step; `check` of the likelihood refuses such masks before training.
         """
         u = self._unit(self._positions(value.to(self.log_scale.dtype)))
         if mask is None:
             return self._position_log_prob(u).sum(-1)
-        observed = self._positions(mask.expand(value.shape))
-        if not bool((observed == observed[..., :1, :]).all()):
-            raise ConfigError(
-                "The mask of a mixture of logistics must cover the channels of a pixel together, found pixels that are missing "
-                "in part. Mask whole pixels, or use likelihoods.Categorical."
-            )
-        log_p = self._position_log_prob(torch.where(observed, u, 0.0))
-        return torch.where(observed[..., 0, :], log_p, 0.0).sum(-1)
+        observed = self._positions(mask.expand(value.shape)).all(-2)  # (*batch, P)
+        log_p = self._position_log_prob(torch.where(observed.unsqueeze(-2), u, 0.0))
+        return torch.where(observed, log_p, 0.0).sum(-1)
 
     def _position_log_prob(self, u: Tensor) -> Tensor:
         """(*batch, P): log p of all channels at each position."""
@@ -234,12 +226,61 @@ class DiscretizedLogisticMixture(MaskableDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """(*batch, *event), in levels: the mixture's mean, each channel given the means before it (a point estimate)."""
+        """(*batch, *event), in levels: sum_k w_k mean_kc, where mean_kc is that of one component's channel c.
+
+        One channel: exact up to 32 levels, within half a level above (`discretized_logistic_mean`). Several channels: a
+        component's channel is given that component's means of the channels before it, not their values; as m is linear in
+        them, that differs only by the rounding to levels, and where the spread of a channel reaches past the ends.
+        """
         weights = torch.softmax(self.logits, dim=-2).unsqueeze(-2)
-        u = (self.component_mean * weights).sum(-3).clamp(-1.0, 1.0)
-        for _ in range(self.num_channels - 1):  # each round settles one channel more
-            u = (self._conditional_mean(u) * weights).sum(-3).clamp(-1.0, 1.0)
+        means: list[Tensor] = []
+        at = 0
+        for c in range(self.num_channels):
+            m = self.component_mean[..., c, :]
+            for b in range(c):
+                assert self.coefficients is not None
+                m = m + self.coefficients[..., at + b, :] * means[b]
+            at += c
+            means.append(discretized_logistic_mean(m, self.log_scale[..., c, :], self.levels))
+        u = (torch.stack(means, dim=-2) * weights).sum(-3)
         return ((u + 1.0) * (0.5 * (self.levels - 1))).reshape(self.batch_shape + self.event_shape)
+
+
+def discretized_logistic_mean(mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+    """E[u], on the scale [-1, 1], of the logistic whose levels have the masses of `discretized_logistic_log_prob`.
+
+    Up to 32 levels exactly, as the sum over the V - 1 borders e between levels of P(X > e) = F((mean - e) / s). Above, that
+    is slow, and the mean of the logistic clamped to [-1, 1] stands for it:
+
+        -1 + s (softplus((mean + 1) / s) - softplus((mean - 1) / s)),
+
+    which leaves out the rounding to the nearest level, and so is within half a level.
+
+    Args:
+        mean, log_scale: parameters on the scale [-1, 1], of one shape.
+        levels: V.
+
+    Example:
+        >>> discretized_logistic_mean(torch.tensor([-5.0, 0.0, 5.0]), torch.full((3,), -4.0), levels=3)
+        tensor([-1.,  0.,  1.])
+    """
+    scale = log_scale.clamp_max(20.0).exp()  # beyond, only the ends have mass, and the scale would overflow
+    if levels <= _MOST_LEVELS_SUMMED:
+        half = 1.0 / (levels - 1)
+        total = torch.zeros_like(mean)
+        for v in range(levels - 1):
+            total = total + torch.sigmoid((mean + 1.0 - (2 * v + 1) * half) / scale)
+        return total * (2.0 * half) - 1.0
+    # At -|mean|, by symmetry, no two large numbers are subtracted; for s > 2, softplus(b + 2 / s) - softplus(b) is taken as
+    # log(1 + F(b) (exp(2 / s) - 1)).
+    size, width = mean.abs(), 2.0 / scale
+    above, below = (1.0 - size) / scale, (-1.0 - size) / scale
+    wide = torch.log1p(torch.sigmoid(below) * torch.expm1(width.clamp_max(1.0)))
+    inside = torch.where(width < 1.0, wide, F.softplus(above) - F.softplus(below))
+    return mean.sign() * (1.0 - scale * inside)
+
+
+_MOST_LEVELS_SUMMED = 32
 
 
 def discretized_logistic_log_prob(u: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
@@ -339,7 +380,18 @@ def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
 
 
 def unit_kl(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q_d || p_d) of every unit, (*batch, *Z), where both are products over units; else None."""
+    """KL(q_d || p_d) of every unit, (*batch, *Z), where both are products over units; else None.
+
+    A unit is one number, so the factors of both products must be distributions over single numbers: a product of, say,
+    two-dimensional normals has no KL of each unit, and gives None.
+
+    Example:
+        >>> q, p = diagonal_normal(torch.tensor([0.0, 2.0]), torch.ones(2)), diagonal_normal(torch.zeros(2), torch.ones(2))
+        >>> unit_kl(q, p)
+        tensor([0., 2.])
+    """
     if not (isinstance(q, TorchIndependent) and isinstance(p, TorchIndependent)) or q.event_shape != p.event_shape:
+        return None
+    if q.base_dist.event_shape or p.base_dist.event_shape:
         return None
     return closed_form_kl(q.base_dist, p.base_dist)

@@ -18,7 +18,7 @@ from vaekit.component import device_of
 from vaekit.data.dataset import Dataset
 from vaekit.errors import ConfigError
 from vaekit.storage import Bundle
-from vaekit.types import Batch, Condition, Network, Trace
+from vaekit.types import Batch, Condition, Trace
 from vaekit.vae import VAE
 
 Progress = Callable[[int, int], None]
@@ -171,7 +171,7 @@ def bounds(
     for start in range(0, len(dataset), block):
         where = slice(start, min(start + block, len(dataset)))
         batch = dataset.batch(np.arange(where.start, where.stop))
-        yield where, batch, _block_bounds(bundle, prepare(bundle, batch), num_samples, max(1, rows // block))
+        yield where, batch, _block_bounds(bundle, batch, num_samples, max(1, rows // block))
         if progress is not None:
             progress(where.stop, len(dataset))
 
@@ -181,43 +181,47 @@ def _rows_at_once(bundle: Bundle, dataset: Dataset) -> int:
     """How many latents (samples times examples) may be decoded at once, by the widest tensor that one of them needs."""
     vae = bundle.vae
     trace = _trace(vae, prepare(bundle, dataset.batch([0])), 1)
-    widths = [bundle.schema.num_dimensions, math.prod(cast(Network, vae.likelihood.network).out_shape)]
-    widths.append(vae.likelihood.parameters_at(trace.latents[-1].z, trace.condition).numel())
+    widths = [bundle.schema.num_dimensions, vae.likelihood.peak_elements()]
     mixtures = [latent for latent in trace.latents if isinstance(latent.prior, MixtureSameFamily)]
     widths += [cast(MixtureSameFamily, m.prior).component_distribution.batch_shape[-1] * m.z.numel() for m in mixtures]
     return max(1, MAX_ELEMENTS // max(widths))
 
 
 @torch.inference_mode()
-def _block_bounds(bundle: Bundle, inputs: Inputs, num_samples: int, chunk: int) -> Bounds:
+def _block_bounds(bundle: Bundle, batch: Batch, num_samples: int, chunk: int) -> Bounds:
+    batch = batch.to(device_of(bundle.vae))
+    inputs = prepare(bundle, batch)
     sums, rate, log_likelihood, mean = _LogSums(), 0.0, 0.0, 0.0
     for first in range(0, num_samples, chunk):
         k = min(chunk, num_samples - first)
         trace = _trace(bundle.vae, inputs, k)
-        sums.add(trace.log_weights.double())
-        rate = rate + objectives.rate(trace).double() * (k / num_samples)
-        log_likelihood = log_likelihood + trace.log_likelihood.double().sum(0) / num_samples
-        mean = mean + trace.posterior_mean.double() * (k / num_samples)
-    return _in_data_units(bundle, inputs, sums, *(cast(Tensor, t) for t in (rate, log_likelihood, mean)))
+        sums.add(_exact(trace.log_weights))
+        rate = rate + _exact(objectives.rate(trace)) * (k / num_samples)
+        log_likelihood = log_likelihood + _exact(trace.log_likelihood).sum(0) / num_samples
+        mean = mean + _exact(trace.posterior_mean) * (k / num_samples)
+    return _in_data_units(bundle, batch, sums, *(cast(Tensor, t) for t in (rate, log_likelihood, mean)))
 
 
-def _in_data_units(
-    bundle: Bundle, inputs: Inputs, sums: _LogSums, rate: Tensor, log_likelihood: Tensor, mean: Tensor
-) -> Bounds:
-    log_abs_det = bundle.transform.log_abs_det(bundle.schema.shape, inputs.mask).cpu().numpy()
-    num_observed = np.full(len(inputs.x), float(bundle.schema.num_dimensions))
-    if inputs.mask is not None:
-        num_observed = inputs.mask.flatten(1).sum(1).double().cpu().numpy()
-    distortion = -log_likelihood.cpu().numpy() - log_abs_det
+def _in_data_units(bundle: Bundle, batch: Batch, sums: _LogSums, rate: Tensor, log_likelihood: Tensor, mean: Tensor) -> Bounds:
+    log_abs_det = bundle.transform.log_abs_det(batch.x, batch.mask).cpu().numpy()
+    num_observed = np.full(len(batch.x), float(bundle.schema.num_dimensions))
+    if batch.mask is not None:
+        num_observed = _exact(batch.mask.flatten(1).sum(1)).numpy()
+    distortion = -log_likelihood.numpy() - log_abs_det
     return Bounds(
-        log_likelihood=sums.log_mean().cpu().numpy() + log_abs_det,
-        elbo=-(rate.cpu().numpy() + distortion),
-        rate=rate.cpu().numpy(),
+        log_likelihood=sums.log_mean().numpy() + log_abs_det,
+        elbo=-(rate.numpy() + distortion),
+        rate=rate.numpy(),
         distortion=distortion,
-        effective_sample_size=sums.effective_sample_size().cpu().numpy(),
+        effective_sample_size=sums.effective_sample_size().numpy(),
         num_observed=num_observed,
-        posterior_mean=mean.cpu().numpy(),
+        posterior_mean=mean.numpy(),
     )
+
+
+def _exact(values: Tensor) -> Tensor:
+    """float64, on the CPU: not every device has it."""
+    return values.cpu().double()
 
 
 def _trace(vae: VAE, inputs: Inputs, num_samples: int) -> Trace:

@@ -48,9 +48,9 @@ class Likelihood(Component, abc.ABC):
         if not shape or min(shape) < 1:
             raise ConfigError(f"`shape` must hold sizes of at least 1, got {tuple(shape)}. Give the shape of one example.")
         self.network = network
-        self.shape = tuple(shape)
-        self.head = cast(Network, network).make_head(num_parameters, positions or self.shape)
-        self.parameter_dim = -1 - len(positions or self.shape)
+        self.shape, self.num_parameters, self.positions = tuple(shape), num_parameters, positions or tuple(shape)
+        self.head = _as_network(network, type(self).__name__).make_head(num_parameters, self.positions)
+        self.parameter_dim = -1 - len(self.positions)
 
     def parameters_at(self, z: Tensor, condition: Tensor | None) -> Tensor:
         """(..., num_parameters, *positions), in the precision of z: a reduced precision ends before the density."""
@@ -73,9 +73,33 @@ class Likelihood(Component, abc.ABC):
             mask: (B, *S) bool, True where observed, or None.
         """
 
-    def check(self, x: Tensor) -> str | None:
-        """What is wrong with x as data of this family, as a sentence; None where it fits."""
+    def peak_elements(self) -> int:
+        """Elements of the widest tensor that decoding one latent makes, from which callers choose how many to decode at once.
+
+        It is the largest of the network's features, the parameters of the family, and one example. Parameters are counted for
+        every component of a mixture and every level of a categorical; layers inside the network are not looked at.
+        """
+        positions = math.prod(self.positions)
+        features = math.prod(cast(Network, self.network).out_shape)
+        return max(features, self.num_parameters * positions, math.prod(self.shape))
+
+    def check(self, x: Tensor, mask: Tensor | None = None) -> str | None:
+        """What x must hold to be data of this family, as the start of a sentence that the caller ends; None where it fits.
+
+        Args:
+            x: (B, *S), a sample of the data; what stands at a missing element is not read.
+            mask: (B, *S) bool, True where observed, or None.
+        """
         return None
+
+
+def _as_network(network: object, owner: str) -> Network:
+    if not isinstance(network, Network):
+        raise ConfigError(
+            f"The `network` of a {owner} must be a network, with `out_shape` and `make_head`, got a {type(network).__name__}. "
+            "Use one of vaekit.networks, such as MLP."
+        )
+    return network
 
 
 def _last_bias(head: nn.Module) -> nn.Parameter | None:
@@ -95,8 +119,12 @@ def _observed_sums(head: nn.Module, num_parameters: int, x: Tensor, mask: Tensor
 
 
 def _observed(x: Tensor, mask: Tensor | None) -> Tensor:
-    """(N,): the observed values of x, as floats."""
-    return (x.flatten() if mask is None else x[mask.expand(x.shape)]).float()
+    """(N,): the observed values of x."""
+    return x.flatten() if mask is None else x[mask.expand(x.shape)]
+
+
+def _whole_levels(x: Tensor, levels: int) -> bool:
+    return bool(((x >= 0) & (x <= levels - 1) & (x == x.round())).all())
 
 
 def _set_bias(head: nn.Module, per_parameter: Sequence[Tensor]) -> None:
@@ -121,6 +149,9 @@ class Bernoulli(Likelihood):
         network: maps latents to features.
         shape: the shape of one example *S.
 
+    Raises:
+        ConfigError: for an empty shape, or what is no network.
+
     Example:
         >>> from vaekit.networks import MLP
         >>> p = Bernoulli(MLP(2, [8]), shape=[3])(torch.zeros(1, 5, 2))
@@ -143,8 +174,9 @@ class Bernoulli(Likelihood):
         total, count = _observed_sums(self.head, 1, x, mask)
         _set_bias(self.head, [torch.logit((total + 0.5) / (count + 1))])
 
-    def check(self, x: Tensor) -> str | None:
+    def check(self, x: Tensor, mask: Tensor | None = None) -> str | None:
         """Values must be 0 or 1."""
+        x = _observed(x, mask)
         return None if bool(((x == 0) | (x == 1)).all()) else "A Bernoulli likelihood must have values 0 and 1"
 
 
@@ -157,6 +189,16 @@ class ContinuousBernoulli(Likelihood):
     Args:
         network: maps latents to features.
         shape: the shape of one example *S.
+
+    Raises:
+        ConfigError: for an empty shape, or what is no network.
+
+    Example:
+        >>> from vaekit.networks import MLP
+        >>> _ = torch.manual_seed(0)
+        >>> p = ContinuousBernoulli(MLP(2, [8]), shape=[3])(torch.zeros(1, 5, 2))
+        >>> p.log_prob(torch.tensor([0.0, 0.5, 1.0])).shape
+        torch.Size([1, 5])
     """
 
     def __init__(self, network: Component, shape: Sequence[int]) -> None:
@@ -169,8 +211,9 @@ class ContinuousBernoulli(Likelihood):
             ContinuousBernoulliDistribution(logits=logits, validate_args=False), len(self.shape), validate_args=False
         )
 
-    def check(self, x: Tensor) -> str | None:
+    def check(self, x: Tensor, mask: Tensor | None = None) -> str | None:
         """Values must lie in [0, 1]."""
+        x = _observed(x, mask)
         return None if bool(((x >= 0) & (x <= 1)).all()) else "A continuous Bernoulli likelihood must have values in [0, 1]"
 
 
@@ -185,13 +228,26 @@ class Normal(Likelihood):
         shape: the shape of one example *S.
         scale: `shared` (one number), `per_dimension` (one an element), or `predicted` (by the network, from z).
         min_scale: the least standard deviation, in units of the data; it bounds the density of elements that never change.
+
+    Raises:
+        ConfigError: for an unknown `scale`, a `min_scale` that is not above 0, an empty shape, or what is no network.
+
+    Example:
+        >>> from vaekit.networks import MLP
+        >>> _ = torch.manual_seed(0)
+        >>> p = Normal(MLP(2, [8]), shape=[3], scale="per_dimension")
+        >>> p.initialize(torch.tensor([[0.0, 3.0, 1.0], [2.0, 7.0, 1.5]]))
+        >>> p(torch.zeros(1, 5, 2)).stddev[0, 0].detach()
+        tensor([1.4142, 2.8284, 0.3536])
     """
 
     def __init__(self, network: Component, shape: Sequence[int], scale: str = "shared", min_scale: float = 1e-3) -> None:
         if scale not in ("shared", "per_dimension", "predicted"):
-            raise ConfigError(f"`scale` must be shared, per_dimension or predicted, got {scale!r}.")
+            raise ConfigError(
+                f"`scale` must be shared, per_dimension or predicted, got {scale!r}. Use `shared` for one number."
+            )
         if not min_scale > 0:
-            raise ConfigError(f"`min_scale` must be > 0, got {min_scale}. It keeps the density finite.")
+            raise ConfigError(f"`min_scale` must be > 0, got {min_scale}. Use a small share of the data's unit.")
         super().__init__(network, shape, num_parameters=2 if scale == "predicted" else 1)
         self.scale, self.min_scale = scale, min_scale
         if scale != "predicted":
@@ -209,14 +265,43 @@ class Normal(Likelihood):
         return diagonal_normal(mean, scale.expand_as(mean), len(self.shape))
 
     def initialize(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """Bias of the mean = each element's mean."""
-        num_parameters = 2 if self.scale == "predicted" else 1
-        total, count = _observed_sums(self.head, num_parameters, x, mask)
-        mean = total / count.clamp_min(1)
-        _set_bias(self.head, [mean, torch.zeros_like(mean)][:num_parameters])
+        """Bias of the mean = each element's mean, and scale = the standard deviation of the observed values about it.
 
-    def check(self, x: Tensor) -> str | None:
+        An element that was observed once, or that never changes, starts at the scale of all elements together: at its own,
+        a fresh network's output would lie many scales off. Without two observed values behind any mean the scale is left.
+        """
+        total, count = _observed_sums(self.head, self.num_parameters, x, mask)
+        mean = total / count.clamp_min(1)
+        raw = self._raw_scale_about(mean, count, x, mask)
+        if raw is None:
+            _set_bias(self.head, [mean, torch.zeros_like(mean)][: self.num_parameters])
+        elif self.scale == "predicted":
+            _set_bias(self.head, [mean, raw - _inverse_softplus(1.0)])
+        else:
+            _set_bias(self.head, [mean])
+            with torch.no_grad():
+                self.raw_scale.copy_(raw)
+
+    def _raw_scale_about(self, mean: Tensor, count: Tensor, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        """What the softplus is taken of: (), (*S), or one number a mean where it is predicted; None where nothing varies."""
+        freedom = (count - 1).clamp_min(0).sum()
+        if freedom == 0:
+            return None
+        observed = torch.ones_like(x, dtype=torch.bool) if mask is None else mask.expand(x.shape)
+        centre = mean.repeat_interleave(math.prod(self.shape) // mean.numel()).reshape(self.shape)
+        squares, seen = torch.where(observed, x - centre, 0).float().square().sum(0), observed.float().sum(0)
+        deviation = together = (squares.sum() / freedom).sqrt()
+        if self.scale != "shared":
+            if self.scale == "predicted":
+                squares, seen = squares.reshape(mean.numel(), -1).sum(1), count
+            own = (squares / (seen - 1).clamp_min(1)).sqrt()
+            deviation = torch.where(own > self.min_scale, own, together)
+        above = (deviation - self.min_scale).clamp_min(0.1 * self.min_scale)
+        return above + torch.log(-torch.expm1(-above))  # softplus^-1, which cannot overflow
+
+    def check(self, x: Tensor, mask: Tensor | None = None) -> str | None:
         """Values must be finite."""
+        x = _observed(x, mask)
         return None if bool(torch.isfinite(x).all()) else "A normal likelihood must have finite values"
 
 
@@ -229,21 +314,35 @@ class DiscretizedLogisticMixture(Likelihood):
 
     The channels of a pixel share the component, and each is conditioned on those before it, so colour is modelled jointly.
     The mass over the V^C values of a pixel is one. Formula and paper: `vaekit.distributions.DiscretizedLogisticMixture`.
+    A pixel of which only some channels are observed counts as missing, and `check` refuses data that holds one.
 
     Args:
         network: maps latents to features.
         shape: (C, H, W), or (D,) for vectors of levels.
         levels: V, from 2 to 65536.
         num_components: M, components a pixel.
+
+    Raises:
+        ConfigError: for levels outside 2..65536, no component, an empty shape, or what is no network.
+
+    Example:
+        >>> from vaekit.networks import ConvDecoder
+        >>> _ = torch.manual_seed(0)
+        >>> p = DiscretizedLogisticMixture(ConvDecoder(2, [3, 4, 4], [8]), shape=[3, 4, 4])(torch.zeros(1, 5, 2))
+        >>> x = p.sample()[0]
+        >>> x.shape, p.log_prob(x).shape
+        (torch.Size([5, 3, 4, 4]), torch.Size([1, 5]))
     """
 
     discrete = True
 
     def __init__(self, network: Component, shape: Sequence[int], levels: int = 256, num_components: int = 10) -> None:
         if not 2 <= levels <= 65536:
-            raise ConfigError(f"`levels` must be from 2 to 65536, got {levels}.")
+            raise ConfigError(
+                f"`levels` must be from 2 to 65536, got {levels}. Give the number of values an element can take, or use Normal."
+            )
         if num_components < 1:
-            raise ConfigError(f"`num_components` must be at least 1, got {num_components}.")
+            raise ConfigError(f"`num_components` must be at least 1, got {num_components}. Use 1 for a single logistic.")
         channels = shape[0] if len(shape) == 3 else 1
         per_position = num_components * (1 + 2 * channels + channels * (channels - 1) // 2)
         super().__init__(network, shape, per_position, (1, *shape[1:]) if len(shape) == 3 else None)
@@ -272,7 +371,7 @@ class DiscretizedLogisticMixture(Likelihood):
         A component starts grey, so its scale also covers how far the channels of a pixel lie apart.
         """
         m, c = self.num_components, self.num_channels
-        observed = _observed(x, mask)
+        observed = _observed(x, mask).float()
         if observed.numel() == 0:
             return
         sampled = 2.0 * observed[:: -(-observed.numel() // 100_000)] / (self.levels - 1) - 1.0
@@ -293,10 +392,15 @@ class DiscretizedLogisticMixture(Likelihood):
         variance = torch.where(observed, x, 0).float().var(1, unbiased=False).sum() / observed[:, 0].sum()
         return variance.sqrt() * (math.sqrt(3) / math.pi) * 2.0 / (self.levels - 1)
 
-    def check(self, x: Tensor) -> str | None:
-        """Values must be whole numbers 0..V-1."""
-        fits = bool(((x >= 0) & (x <= self.levels - 1) & (x == x.round())).all())
-        return None if fits else f"A mixture of {self.levels} levels must have whole values from 0 to {self.levels - 1}"
+    def check(self, x: Tensor, mask: Tensor | None = None) -> str | None:
+        """Values must be whole numbers 0..V-1, and the channels of a pixel observed or missing together."""
+        if not _whole_levels(_observed(x, mask), self.levels):
+            return f"A mixture of {self.levels} levels must have whole values from 0 to {self.levels - 1}"
+        if mask is not None and self.num_channels > 1:
+            observed = mask.expand(x.shape)
+            if bool((observed != observed[:, :1]).any()):
+                return "A mixture of logistics must have the channels of a pixel missing together, and some are missing alone"
+        return None
 
 
 class Categorical(Likelihood):
@@ -306,13 +410,23 @@ class Categorical(Likelihood):
         network: maps latents to features.
         shape: the shape of one example *S.
         levels: V; memory grows with V times the number of elements, so prefer the mixture of logistics for many levels.
+
+    Raises:
+        ConfigError: for fewer than two levels, an empty shape, or what is no network.
+
+    Example:
+        >>> from vaekit.networks import MLP
+        >>> _ = torch.manual_seed(0)
+        >>> p = Categorical(MLP(2, [8]), shape=[3], levels=4)(torch.zeros(1, 5, 2))
+        >>> p.log_prob(torch.tensor([0, 3, 2])).shape, p.sample().max() <= 3
+        (torch.Size([1, 5]), tensor(True))
     """
 
     discrete = True
 
     def __init__(self, network: Component, shape: Sequence[int], levels: int) -> None:
         if levels < 2:
-            raise ConfigError(f"`levels` must be at least 2, got {levels}.")
+            raise ConfigError(f"`levels` must be at least 2, got {levels}. Give the number of values an element can take.")
         super().__init__(network, shape, num_parameters=levels)
         self.levels = levels
 
@@ -322,13 +436,25 @@ class Categorical(Likelihood):
         return CategoricalLevels(td.Categorical(logits=logits, validate_args=False), len(self.shape), validate_args=False)
 
     def initialize(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """Bias = log frequency of each level over the whole batch, one count added."""
-        counts = torch.bincount(_observed(x, mask).long(), minlength=self.levels).float() + 1.0
-        _set_bias(self.head, list((counts / counts.sum()).log()))
+        """Bias = log frequency of each level at each element (of each channel, where a convolutional head has one bias for it).
 
-    def check(self, x: Tensor) -> str | None:
+        One count is added to each element, spread as the levels are over the whole batch, to which one count a level is added.
+        """
+        bias = _last_bias(self.head)
+        if bias is None:
+            return
+        size, observed = bias.numel() // self.levels, _observed(x, mask).long()
+        # Which bias each observed value is behind: elements of one channel lie side by side.
+        behind = torch.arange(math.prod(self.shape), device=x.device) * size // math.prod(self.shape)
+        behind = _observed(behind.reshape(self.shape).expand(x.shape), mask)
+        counts = torch.bincount(behind * self.levels + observed, minlength=size * self.levels)
+        counts = counts.reshape(size, self.levels).float()
+        pooled = (counts.sum(0) + 1.0) / (counts.sum() + self.levels)
+        _set_bias(self.head, list(((counts + pooled) / (counts.sum(1, keepdim=True) + 1.0)).log().T))
+
+    def check(self, x: Tensor, mask: Tensor | None = None) -> str | None:
         """Values must be whole numbers 0..V-1."""
-        fits = bool(((x >= 0) & (x <= self.levels - 1) & (x == x.round())).all())
+        fits = _whole_levels(_observed(x, mask), self.levels)
         return (
             None
             if fits

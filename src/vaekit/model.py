@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vaekit import storage
+from vaekit.component import Component
 from vaekit.data import loading
-from vaekit.data.dataset import Dataset
+from vaekit.data.dataset import Dataset, fingerprint
 from vaekit.data.schema import Schema
 from vaekit.errors import ConfigError
 from vaekit.evaluation.bounds import BoundReport, evaluate_bounds
@@ -29,14 +31,23 @@ if TYPE_CHECKING:
     from vaekit.data.transforms import Transform
     from vaekit.objectives import Objective
 
+HELD_OUT = "held_out"
+"""The key of the training summary under which stands how a part was held out of data without splits, and of which data."""
+
+_TRAINED_ON = (
+    "These are the data that the model was trained on: the part that was held out is read; `split='all'` (`--split all`) "
+    "for everything."
+)
+
 
 class Model:
     """A trained VAE and what it is for.
 
     Data is given as a path, an array, a tensor or a `Dataset`, in the form that the model was trained on, and is checked
-    against the model's schema. Of data that come split, methods read the split `test` where there is one, and `encode`
-    reads everything; `split` chooses another (`all` for everything). Examples that come out have the source's layout,
-    scale and dtype. Everything that draws takes a `seed` and leaves the global random state as it was.
+    against the model's schema. Of data that come split, methods read the split `test` where there is one; of the data that
+    the model was trained on, `evaluate`, `score` and `reconstruct` read the part that was held out (the split `valid`);
+    `encode` reads everything. `split` chooses another (`all` for everything). Examples that come out have the source's
+    layout, scale and dtype. Everything that draws takes a `seed` and leaves the global random state as it was.
 
     Attributes:
         bundle: the record that holds everything.
@@ -60,12 +71,12 @@ class Model:
         schema, vae = self.schema, self.vae
         shape = "x".join(map(str, schema.shape))
         likelihood = vae.likelihood.registered_name.rpartition(".")[2]
-        return f"Model({schema.kind} {shape}, {vae.prior.shape[0]} latents, {likelihood})"
+        return f"Model({schema.kind} {shape}, {vae.num_latents} latents, {likelihood})"
 
     def info(self) -> Json:
         """What the model is and how good it is, as a JSON object."""
         schema, vae = self.schema, self.vae
-        parts = {"prior": vae.prior, "posterior": vae.posterior, "likelihood": vae.likelihood}
+        parts = {name: part for name, part in vae.named_children() if isinstance(part, Component) and name != "condition"}
         return {
             "kind": schema.kind,
             "shape": list(schema.shape),
@@ -73,7 +84,7 @@ class Model:
             "levels": schema.levels,
             "columns": {column.name: list(column.categories) for column in schema.columns},
             "conditions": [] if vae.condition is None else list(vae.condition.categories),
-            "num_latents": vae.prior.shape[0],
+            "num_latents": vae.num_latents,
             **{name: part.registered_name for name, part in parts.items()},
             "transform": self.bundle.transform.registered_name,
             "num_parameters": sum(p.numel() for p in vae.parameters()),
@@ -107,17 +118,41 @@ class Model:
 
         Args:
             data: a path, an array, a tensor, or a `Dataset`.
-            split: which part of data that come split; `all` for everything.
-            default: the split that is read where none is asked for; everything where the data do not have it.
+            split: which part of data that come split; `all` for everything. The data that the model was trained on have the
+                splits `train` and `valid` where a part of them was held out.
+            default: what is read where no split is asked for: `test`, the split of that name, or everything where there is
+                none; `held_out`, the split `test` or else `valid`; `all`, everything.
             **options: of `vaekit.data.loading.conform`.
+
+        Returns:
+            The data. A note says so where the held-out part was chosen by default.
 
         Raises:
             DataError: if the data do not fit the schema, or have no such split.
         """
         dataset = loading.conform(data, self.schema, **options)
         if split is not None:
-            return dataset if split == "all" else dataset.split(split)
-        return dataset.split(default) if default in dataset.splits else dataset
+            return dataset if split == "all" else self._with_splits(dataset).split(split)
+        if default == "all" or (default == "test" and "test" not in dataset.splits):
+            return dataset
+        if "test" in dataset.splits:
+            return dataset.split("test")
+        known = self._with_splits(dataset)
+        if "valid" not in known.splits:
+            return dataset
+        part = known.split("valid")
+        return part if known is dataset else replace(part, notes=(*part.notes, _TRAINED_ON))
+
+    def _with_splits(self, dataset: Dataset) -> Dataset:
+        """The data with the splits `train` and `valid` that training made, if they are what the model was trained on."""
+        held_out = self.bundle.training.get(HELD_OUT)
+        if dataset.splits or not isinstance(held_out, dict) or held_out.get("num_examples") != len(dataset):
+            return dataset
+        if held_out.get("fingerprint") != fingerprint(dataset):
+            return dataset
+        how = {name: held_out[name] for name in ("fraction", "maximum", "seed")}
+        train, valid = loading.holdout(dataset, **how)
+        return replace(dataset, splits={"train": train, "valid": valid})
 
     def generate(
         self,
@@ -170,7 +205,8 @@ class Model:
             progress: called with (done, total).
             **options: of `vaekit.data.loading.conform`.
         """
-        return reconstruct(self.bundle, self.read(data, split, **options), draw=draw, seed=seed, progress=progress)
+        dataset = self.read(data, split, default="held_out", **options)
+        return reconstruct(self.bundle, dataset, draw=draw, seed=seed, progress=progress)
 
     def encode(self, data: Any, *, split: str | None = None, progress: Progress | None = None, **options: Any) -> Encoding:
         """Mean and scale of q(z|x, c) for every example: the same to the last bit in any batch and in any order.
@@ -227,7 +263,7 @@ class Model:
             progress: called with (done, total).
             **options: of `vaekit.data.loading.conform`.
         """
-        dataset = self.read(data, split, **options)
+        dataset = self.read(data, split, default="held_out", **options)
         return score(self.bundle, dataset, num_samples=num_samples, seed=seed, progress=progress)
 
     def interpolate(
@@ -299,13 +335,13 @@ class Model:
         Args:
             data: N examples.
             num_samples: K.
-            limit: the first so many examples; None for all.
+            limit: so many examples, evenly spaced over the data; None for all.
             seed: of all draws.
             split: which part of data that come split.
             progress: called with (done, total).
             **options: of `vaekit.data.loading.conform`.
         """
-        dataset = self.read(data, split, **options)
+        dataset = self.read(data, split, default="held_out", **options)
         return evaluate_bounds(self.bundle, dataset, num_samples=num_samples, limit=limit, seed=seed, progress=progress)
 
 
@@ -364,7 +400,6 @@ def train(
     seed: int = 0,
     resume: bool = False,
     force: bool = False,
-    compile: bool = False,
     checkpoint_seconds: float | None = None,
     data_options: Mapping[str, Any] | None = None,
     display: Literal["auto", "live", "plain", "quiet"] = "auto",
@@ -400,7 +435,6 @@ def train(
         seed: of everything random.
         resume: go on with the run in `out`.
         force: replace what `out` holds.
-        compile: compile the training step.
         checkpoint_seconds: seconds between checkpoints.
         data_options: how to read the data, as in `{"size": 64, "fit": "crop"}` for images, or `{"y": labels}` for an array: see
             `vaekit.data.loading.open`.
@@ -433,7 +467,6 @@ def train(
         "ema": ema,
         "precision": precision,
         "seed": seed,
-        "compile": compile,
         "checkpoint_seconds": checkpoint_seconds,
     }
     how = {"device": device, "resume": resume, "force": force, "data_options": data_options, "display_as": display}

@@ -30,7 +30,9 @@ class Bound:
         elbo: scalar, -(distortion + rate): the evidence lower bound, whatever the loss is.
         rate: scalar, KL(q(z|x, c) || p(z|c)) summed over levels.
         distortion: scalar, -E_q log p(x|z, c).
-        terms: further scalars to watch, by name.
+        terms: further scalars to watch, by name: parts of the loss, or bounds beside the ELBO, as in `k_sample_bound` of IWAE.
+            Each is a mean over the examples of the batch, in nats, so that training can average it over steps and processes;
+            it is logged under its name, which must not be that of another attribute. Only `loss` is differentiated.
     """
 
     loss: Tensor
@@ -121,7 +123,7 @@ class ELBO(Objective):
         if not free_bits >= 0:
             raise ConfigError(f"`free_bits` must be >= 0, got {free_bits}. Use 0 for none.")
         if capacity is not None and not capacity >= 0:
-            raise ConfigError(f"`capacity` must be >= 0 or None, got {capacity}.")
+            raise ConfigError(f"`capacity` must be >= 0 or None, got {capacity}. Use None for none.")
         if capacity is not None and free_bits > 0:
             raise ConfigError(
                 "`free_bits` and `capacity` must not be set together, got both: each says how much rate is free. Use one."

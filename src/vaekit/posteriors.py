@@ -7,7 +7,6 @@ A posterior is a network and a family. Called with data (B, *S) it returns a dis
 from __future__ import annotations
 
 import abc
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -36,16 +35,25 @@ class Posterior(Component, abc.ABC):
         """
 
 
+def _as_network(network: object, owner: str) -> Network:
+    if not isinstance(network, Network):
+        raise ConfigError(
+            f"The `network` of a {owner} must be a network, with `out_shape` and `make_head`, got a {type(network).__name__}. "
+            "Use one of vaekit.networks, such as MLP."
+        )
+    return network
+
+
 class _NormalPosterior(Posterior, abc.ABC):
     """A normal whose parameters a network gives."""
 
     def __init__(self, network: Component, num_latents: int, num_parameters: int) -> None:
         super().__init__()
         if num_latents < 1:
-            raise ConfigError(f"`num_latents` must be at least 1, got {num_latents}.")
+            raise ConfigError(f"`num_latents` must be at least 1, got {num_latents}. Give the number of latent units.")
         self.network = network
         self.shape = (num_latents,)
-        self.head = cast(Network, network).make_head(num_parameters, self.shape)
+        self.head = _as_network(network, type(self).__name__).make_head(num_parameters, self.shape)
 
     def parameters_at(self, x: Tensor, condition: Tensor | None, mask: Tensor | None) -> Tensor:
         """(..., num_parameters, D), in float32 or better: a reduced precision ends before the density."""
@@ -67,6 +75,9 @@ class DiagonalNormal(_NormalPosterior):
     Args:
         network: maps data to features.
         num_latents: D.
+
+    Raises:
+        ConfigError: for fewer than one latent, or what is no network.
 
     Example:
         >>> from vaekit.networks import MLP
@@ -92,6 +103,15 @@ class FullNormal(_NormalPosterior):
     Args:
         network: maps data to features.
         num_latents: D.
+
+    Raises:
+        ConfigError: for fewer than one latent, or what is no network.
+
+    Example:
+        >>> from vaekit.networks import MLP
+        >>> _ = torch.manual_seed(0)
+        >>> FullNormal(MLP(3, [8]), num_latents=2)(torch.zeros(5, 3)).covariance_matrix.shape
+        torch.Size([5, 2, 2])
     """
 
     def __init__(self, network: Component, num_latents: int) -> None:

@@ -35,7 +35,7 @@ class Prior(Component, abc.ABC):
 
 def _check_num_latents(num_latents: int) -> int:
     if num_latents < 1:
-        raise ConfigError(f"`num_latents` must be at least 1, got {num_latents}.")
+        raise ConfigError(f"`num_latents` must be at least 1, got {num_latents}. Give the number of latent units.")
     return num_latents
 
 
@@ -44,6 +44,9 @@ class StandardNormal(Prior):
 
     Args:
         num_latents: D.
+
+    Raises:
+        ConfigError: for fewer than one latent.
 
     Example:
         >>> round(StandardNormal(2)().log_prob(torch.zeros(2)).item(), 4)
@@ -73,14 +76,22 @@ class MixtureOfNormals(Prior):
         num_latents: D.
         num_components: M.
         spread: standard deviation of the initial means; the components start apart, each of scale 1.
+
+    Raises:
+        ConfigError: for fewer than one latent or component, or a negative spread.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> MixtureOfNormals(2, num_components=5)().sample((7,)).shape
+        torch.Size([7, 2])
     """
 
     def __init__(self, num_latents: int, num_components: int = 100, spread: float = 1.0) -> None:
         super().__init__()
         if num_components < 1:
-            raise ConfigError(f"`num_components` must be at least 1, got {num_components}.")
+            raise ConfigError(f"`num_components` must be at least 1, got {num_components}. Use 1 for a single learned normal.")
         if not spread >= 0:
-            raise ConfigError(f"`spread` must be >= 0, got {spread}.")
+            raise ConfigError(f"`spread` must be >= 0, got {spread}. Use 0 for components that start in one place.")
         self.shape = (_check_num_latents(num_latents),)
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.means = nn.Parameter(torch.randn(num_components, num_latents) * spread)

@@ -90,7 +90,9 @@ def make(
 
 def _choose_likelihood(schema: Schema, asked: str) -> tuple[str, str]:
     if asked not in LIKELIHOODS:
-        raise ConfigError(f"`likelihood` must be one of {', '.join(LIKELIHOODS)}; got {asked!r}.")
+        raise ConfigError(
+            f"`likelihood` must be one of {', '.join(LIKELIHOODS)}; got {asked!r}. Use `auto` to let the data choose."
+        )
     if asked != "auto":
         _check_support(schema, asked)
         note = (
@@ -138,7 +140,7 @@ def _check_support(schema: Schema, likelihood: str) -> None:
 
 def _choose_network(schema: Schema, recipe: str, accelerated: bool) -> tuple[str, str]:
     if recipe not in RECIPES:
-        raise ConfigError(f"`recipe` must be one of {', '.join(RECIPES)}; got {recipe!r}.")
+        raise ConfigError(f"`recipe` must be one of {', '.join(RECIPES)}; got {recipe!r}. Use `auto` to let the data choose.")
     if recipe.startswith("conv") and schema.kind != "images":
         raise ConfigError(f"The recipe `{recipe}` must have images, found {schema.kind}. Use `mlp` or `auto`.")
     if recipe != "auto":
@@ -159,7 +161,7 @@ def _choose_network(schema: Schema, recipe: str, accelerated: bool) -> tuple[str
 def _choose_latent(schema: Schema, asked: int | None) -> tuple[int, str]:
     if asked is not None:
         if asked < 1:
-            raise ConfigError(f"`latent` must be at least 1, got {asked}.")
+            raise ConfigError(f"`latent` must be at least 1, got {asked}. Leave it out to let the data choose.")
         return asked, f"Latent: {asked} units, as asked."
     dims = schema.num_dimensions
     if schema.kind == "vectors":

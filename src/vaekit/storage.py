@@ -71,13 +71,20 @@ def save(bundle: Bundle, folder: str | Path, files: Mapping[str, bytes] | None =
         ConfigError: if the folder cannot be written.
     """
     folder = Path(folder)
-    with atomic_file(folder / WEIGHTS_FILE) as path:
-        save_file(weights_of(bundle.vae), path)
-        digest = _sha256(path)
     for name, content in {CARD_FILE: model_card(bundle).encode(), **(files or {})}.items():
         with atomic_file(folder / name) as path:
             path.write_bytes(content)
-    config = {
+    # Both are written before either is put in place, so that no more than a rename lies between the one and the other.
+    with atomic_file(folder / CONFIG_FILE) as config, atomic_file(folder / WEIGHTS_FILE) as weights:
+        save_file(weights_of(bundle), weights)
+        text = json.dumps(_config(bundle, _sha256(weights)), indent=2, ensure_ascii=False, allow_nan=False)
+        config.write_text(text + "\n", encoding="utf-8")
+    return folder
+
+
+def _config(bundle: Bundle, digest: str) -> Json:
+    """`vaekit.json`."""
+    return {
         "format": FORMAT,
         "vaekit": __version__,
         "model": bundle.vae.spec(),
@@ -88,9 +95,6 @@ def save(bundle: Bundle, folder: str | Path, files: Mapping[str, bytes] | None =
         "weights": {"file": WEIGHTS_FILE, "sha256": digest},
         "license": "The weights belong to whoever trained them; the code that reads them is Apache-2.0.",
     }
-    with atomic_file(folder / CONFIG_FILE) as path:
-        path.write_text(json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    return folder
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
@@ -112,12 +116,14 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
             f"The schema in {folder / CONFIG_FILE} must be valid, but: {error.errors()[0]['msg']}. {_REMEDY}"
         ) from None
     weights = _read_weights(folder, config["weights"])
+    transform = Transform.from_spec(config["transform"])
     with torch.device("meta"):  # shapes first: a spec that lies about its size costs no memory
-        _check_weights(VAE.from_spec(config["model"]), weights, folder)
+        outline = VAE.from_spec(config["model"])
+    _check_weights(_states(outline, transform), weights, folder)
     with torch.random.fork_rng(devices=[]):
         vae = VAE.from_spec(config["model"])
-        transform = Transform.from_spec(config["transform"])
-    vae.load_state_dict(weights)
+    for part, module in (("vae.", vae), ("transform.", transform)):
+        module.load_state_dict({name.removeprefix(part): t for name, t in weights.items() if name.startswith(part)})
     return Bundle(vae.eval().to(device), transform.to(device), schema, config["training"], config["metrics"])
 
 
@@ -131,7 +137,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelFormatError: if it is missing, no JSON, of a later format, or lacks a key.
     """
     path = folder / CONFIG_FILE
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise ModelFormatError(f"{folder} must be readable, but: {error.strerror}. Give a folder that you may read.") from None
+    if not there:
         unfinished = (folder / "training").is_dir()
         hint = (
             "Its training has not finished: run the same `vaekit train` with `--resume`."
@@ -145,7 +155,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ModelFormatError(f"{path} must be JSON, but: {error}. {_REMEDY}") from None
     found = config.get("format") if isinstance(config, dict) else None
     if not isinstance(found, int) or found < 1:
@@ -159,9 +169,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def weights_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state of a module as plain contiguous tensors on the CPU."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+def weights_of(bundle: Bundle) -> dict[str, torch.Tensor]:
+    """The states of model and transform as plain contiguous tensors on the CPU, under `vae.` and `transform.`."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in _states(bundle.vae, bundle.transform).items()}
+
+
+def _states(vae: VAE, transform: Transform) -> dict[str, torch.Tensor]:
+    parts = {"vae": vae, "transform": transform}
+    return {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
 
 
 def _read_weights(folder: Path, described: Json) -> dict[str, torch.Tensor]:
@@ -179,8 +194,7 @@ def _read_weights(folder: Path, described: Json) -> dict[str, torch.Tensor]:
         raise ModelFormatError(f"{path} must be a safetensors file, but: {error}. {_REMEDY}") from None
 
 
-def _check_weights(vae: VAE, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-    expected = vae.state_dict()
+def _check_weights(expected: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], folder: Path) -> None:
     missing, foreign = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or foreign:
         raise ModelFormatError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -19,6 +22,10 @@ from vaekit.types import Condition, Latent, Trace
 
 class VAE(Component):
     """One latent: p(x, z|c) = p(x|z, c) p(z|c), inferred by q(z|x, c).
+
+    What jobs and evaluation ask of it, and of every composition whatever its levels of latents: the call itself,
+    `num_latents`, `encode_flat`, `decode_flat`, `sample_prior`, `encode_condition`, `condition_of`, and the attributes
+    `likelihood` and `condition`. A latent is then one vector of D numbers, all levels side by side.
 
     Kingma, Welling, "Auto-Encoding Variational Bayes" (2014); Rezende, Mohamed, Wierstra, "Stochastic backpropagation
     and approximate inference in deep generative models" (2014).
@@ -109,9 +116,45 @@ class VAE(Component):
         """p(x|z, c), batch shape (K, B), of latents (K, B, *Z)."""
         return self.likelihood(z, self.encode_condition(condition))
 
+    @property
+    def num_latents(self) -> int:
+        """D, how many numbers a latent has, those of all levels together."""
+        return math.prod(self.prior.shape)
+
+    def encode_flat(
+        self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of q(z|x, c), each (B, D), with nothing drawn.
+
+        In a ladder, whose lower levels depend on the latents above them, those are held at their means.
+
+        Args:
+            x: (B, *S), on the likelihood's support.
+            condition: the columns that the model is conditioned on, each (B,).
+            mask: (B, *S) bool, True where observed.
+        """
+        q = self.encode(x, condition=condition, mask=mask)
+        return q.mean.flatten(1), q.variance.sqrt().flatten(1)
+
+    def decode_flat(self, z: Tensor, condition: Condition | Tensor | None = None) -> Distribution:
+        """p(x|z, c) of flat latents.
+
+        Args:
+            z: (B, D), or (K, B, D).
+            condition: the columns, each (B,), or their features (B, F) as `encode_condition` gives them.
+
+        Returns:
+            A distribution over data of batch shape (B,), or (K, B).
+        """
+        features = self.encode_condition(condition) if condition is None or isinstance(condition, Mapping) else condition
+        return self.likelihood(z.unflatten(-1, tuple(self.prior.shape)), features)
+
     @torch.no_grad()
     def sample_prior(self, num_examples: int, *, condition: Condition | None = None, temperature: float = 1.0) -> Tensor:
-        """(1, B, *Z): one latent an example from p(z|c), its scales multiplied by `temperature`."""
+        """(1, B, *Z): one latent an example from p(z|c), its scales multiplied by `temperature`.
+
+        A composition of several levels gives them flat: (1, B, D).
+        """
         if not temperature > 0:
             raise ConfigError(f"`temperature` must be > 0, got {temperature}. Use a small value for typical samples.")
         prior = self.prior(self.encode_condition(condition), temperature)
@@ -132,6 +175,7 @@ def masked_log_prob(distribution: Distribution, x: Tensor, mask: Tensor | None) 
         return distribution.log_prob(x)
     if not isinstance(distribution, MaskableDistribution):
         raise ConfigError(
-            f"{type(distribution).__name__} must take a mask in log_prob to be used with missing elements, it does not."
+            f"{type(distribution).__name__} must take a mask in log_prob to be used with missing elements, it does "
+            "not. Choose another likelihood, or fill the missing values in."
         )
     return distribution.log_prob(x, mask=mask)

@@ -8,12 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import vaekit
+from small_models import image_bundle, image_data
+from vaekit import storage
 from vaekit.cli.main import run
+from vaekit.data.dataset import fingerprint
+from vaekit.data.schema import Column
 from vaekit.data.writing import read_table
 
 
@@ -86,6 +91,39 @@ def test_encode_then_decode(command, place, tmp_path):
     assert run(["decode", str(place.conditional), str(latents), "-o", str(tmp_path / "x.npy")]) == 0
     expected = vaekit.load(place.conditional).reconstruct(place.split_data)
     np.testing.assert_allclose(np.load(tmp_path / "x.npy").astype(int), expected.astype(int), atol=1)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".npz", ".jsonl"])
+def test_labels_that_look_like_numbers_come_back(place, tmp_path, suffix):
+    bundle = image_bundle(conditional=True)
+    schema = bundle.schema.model_copy(update={"columns": (Column(name="label", categories=("00", "007", "1.0")),)})
+    storage.save(replace(bundle, schema=schema), tmp_path / "model")
+    x, y = image_data(6).raw(), np.array(["007", "00", "", "007", "1.0", "00"])
+    np.savez(tmp_path / "x.npz", x=x, y=y)
+    latents, model = tmp_path / f"z{suffix}", vaekit.load(tmp_path / "model")
+    assert run(["encode", str(tmp_path / "model"), str(tmp_path / "x.npz"), "-o", str(latents), "--quiet"]) == 0
+    assert run(["decode", str(tmp_path / "model"), str(latents), "-o", str(tmp_path / "out.npy"), "--quiet"]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.reconstruct(x, y=y))
+    assert run(["score", str(tmp_path / "model"), str(tmp_path / "x.npz"), "-o", str(tmp_path / f"s{suffix}"), "--quiet"]) == 0
+    assert len(read_table(tmp_path / f"s{suffix}")["anomaly"]) == 6
+
+
+def test_the_held_out_part_is_read_of_the_data_of_training(tmp_path, capsys):
+    bundle, data = image_bundle(), image_data(30)
+    held_out = {"fraction": 0.2, "maximum": 100, "seed": 3, "num_examples": 30, "fingerprint": fingerprint(data)}
+    storage.save(replace(bundle, training={"held_out": held_out}), tmp_path / "model")
+    np.savez(tmp_path / "x.npz", x=data.raw(), y=np.arange(30) % 3)
+    line = ["evaluate", str(tmp_path / "model"), str(tmp_path / "x.npz"), "--samples", "2", "--json"]
+    for more, num in (([], 6), (["--split", "all"], 30), (["--split", "train"], 24), (["--split", "valid"], 6)):
+        assert run([*line, *more]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["num_examples"] == num
+        assert ("These are the data that the model was trained on" in err) == (more == [])
+    np.savez(tmp_path / "x.npz", x=15 - data.raw(), y=np.arange(30) % 3)
+    assert run(line) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["num_examples"] == 30
+    assert "trained on" not in err
 
 
 def test_interpolate(command, place, tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from small_models import image_bundle, image_data
+from vaekit import storage
 from vaekit.cli import use
 from vaekit.cli.main import run
 
@@ -70,6 +73,22 @@ def test_no_such_device(refused, place, tmp_path):
     )
 
 
+def test_images_of_another_size_say_how_to_bring_them(refused, tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    storage.save(image_bundle(), tmp_path / "model")
+    (tmp_path / "photos").mkdir()
+    for index in range(2):
+        cv2.imwrite(str(tmp_path / "photos" / f"{index}.png"), np.random.default_rng(index).integers(0, 256, (9, 9, 3)))
+    line = ["score", tmp_path / "model", tmp_path / "photos", "-o", tmp_path / "s.csv"]
+    assert "(`--channels 1`)" in refused(*line)
+    line += ["--channels", 1]
+    assert "(`--size 6x5`)" in refused(*line)
+    assert run([str(part) for part in [*line, "--size", "6x5", "--fit", "resize", "--quiet"]]) == 0
+    arrays = ["score", tmp_path / "model", tmp_path / "x.npy", "-o", tmp_path / "t.csv", "--size", "6x5"]
+    np.save(tmp_path / "x.npy", image_data().raw())
+    assert "`size` must be left out for arrays" in refused(*arrays)
+
+
 def test_existing_outputs_are_refused_before_the_work(refused, place, tmp_path, monkeypatch):
     def load(*_):
         raise AssertionError("the work has started")
@@ -79,7 +98,7 @@ def test_existing_outputs_are_refused_before_the_work(refused, place, tmp_path, 
     out.write_text("here")
     assert "must not exist yet" in refused("generate", place.images, "-o", out)
     assert "must not exist yet" in refused("reconstruct", place.images, place.image_data, "-o", out)
-    assert "must end in .csv, .tsv or .parquet" in refused("score", place.images, place.image_data, "-o", out)
+    assert "must end in .csv, .tsv, .parquet, .npz or .jsonl" in refused("score", place.images, place.image_data, "-o", out)
     assert out.read_text() == "here"
 
 
@@ -87,8 +106,8 @@ def test_endings_that_do_not_fit_are_refused_before_the_work(refused, place, tmp
     from vaekit.model import Model
 
     monkeypatch.delattr(Model, "generate_labelled")
-    assert "OUT of images must be one of a folder, .png" in refused("generate", place.images, "-o", tmp_path / "x.csv")
-    assert "OUT of vectors must be one of .npy" in refused("generate", place.vectors, "-o", tmp_path / "x.png")
+    assert "OUT of images must be a folder, .png" in refused("generate", place.images, "-o", tmp_path / "x.csv")
+    assert "OUT of vectors must be .npy" in refused("generate", place.vectors, "-o", tmp_path / "x.png")
 
 
 def test_a_fault_of_vaekits_is_raised(place, tmp_path, monkeypatch):

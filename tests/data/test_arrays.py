@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vaekit.data.dataset import from_source, to_source
-from vaekit.data.loading import conform, open
+from vaekit.data.dataset import fingerprint, from_source, spaced, to_source
+from vaekit.data.loading import conform, describe, open
 from vaekit.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
@@ -232,6 +234,8 @@ def test_batches_gather_in_the_storage_dtype() -> None:
         batch = data.batch(np.array(index))
         assert batch.x.numpy().dtype == data.x.dtype
         assert np.array_equal(batch.x.numpy(), data.x[index])
+    turned = conform(GREY[::-1, :, ::-1], open(GREY).schema)
+    assert np.array_equal(turned.batch([3, 1, 3]).x.numpy()[:, 0], GREY[::-1, :, ::-1][[3, 1, 3]])
     frozen = GREY.copy()
     frozen.flags.writeable = False
     assert np.array_equal(open(frozen).batch([3, 1, 3]).x.numpy()[:, 0], GREY[[3, 1, 3]])
@@ -250,6 +254,82 @@ def test_select_and_splits() -> None:
         open(GREY).split("test")
     with pytest.raises(DataError, match=r"one shape, found \(4, 6\) in `train`, \(4, 5\) in `test`"):
         open({"x_train": GREY[:3], "x_test": GREY[3:, :, :5]})
+
+
+def test_a_selection_shares_the_stored_values(tmp_path: Path) -> None:
+    array = RNG.integers(0, 256, (50, 4, 6), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", array)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    for source in (array, mapped):
+        data = open(source, y=np.arange(50) % 7)
+        some = data.select([40, 3, -1, 3, 20, 21])
+        assert some.rows is not None
+        assert np.shares_memory(some.x, data.x)
+        twice = some.select([5, 0, 2])
+        assert np.shares_memory(twice.x, data.x)
+        for found, rows in ((some, [40, 3, 49, 3, 20, 21]), (twice, [21, 40, 49])):
+            assert len(found) == found.schema.num_examples == len(rows)
+            assert np.array_equal(found.raw(), array[rows])
+            assert np.array_equal(found.stored()[:, 0], array[rows])
+            assert np.array_equal(found.stored([2, 0])[:, 0], array[rows][[2, 0]])
+            batch = found.batch([1, 1, 2])
+            assert np.array_equal(batch.x[:, 0], array[rows][[1, 1, 2]])
+            assert batch.columns is not None
+            assert batch.columns["label"].tolist() == [rows[i] % 7 for i in (1, 1, 2)]
+        run = data.select(np.arange(49, -1, -1)).select(np.arange(30, 9, -1))  # neighbours again: 19 to 39
+        assert run.rows is None
+        assert np.shares_memory(run.x, data.x)
+        assert np.array_equal(run.raw(), array[19:40])
+        assert len(data.select([])) == len(data.select([]).raw()) == 0
+        with pytest.raises(IndexError):
+            data.select([50])
+    assert open(tmp_path / "x.npy").select([1, 2]).schema.num_examples == 2
+
+
+def test_a_selection_of_masked_data() -> None:
+    array = RNG.normal(size=(9, 3))
+    array[::2, 1] = np.nan
+    data = open(array, missing="nan")
+    some = data.select([8, 1, 4]).select([2, 1])
+    assert np.shares_memory(some.mask, data.mask)
+    assert np.allclose(some.raw(), array[[4, 1]], equal_nan=True)
+    observed, batch = some.observed(), some.batch([1, 0])
+    assert observed is not None
+    assert observed.tolist() == [[True, False, True], [True, True, True]]
+    assert batch.mask is not None
+    assert batch.mask.tolist() == [[True, True, True], [True, False, True]]
+    assert dict(describe(some))["missing"] == "16.7% of the values"
+
+
+def test_spaced_indices_are_distinct_and_reach_both_ends() -> None:
+    for num, most in ((10, 3), (10, 9), (10, 10), (10, 20), (7, 2), (100_003, 1000), (5, 1)):
+        rows = spaced(num, most)
+        assert len(set(rows.tolist())) == min(num, most)
+        assert rows[0] == 0
+        assert most == 1 or rows[-1] == num - 1
+
+
+def test_the_fingerprint_knows_the_same_data_again(tmp_path: Path) -> None:
+    y = np.arange(5) % 2
+    data = open(GREY, y=y)
+    np.savez(tmp_path / "x.npz", x=GREY, y=y)
+    again = (
+        conform(tmp_path / "x.npz", data.schema),
+        conform(GREY, data.schema, y=y),
+        data.select([4, 3, 2, 1, 0]).select([4, 3, 2, 1, 0]),
+    )
+    assert {fingerprint(found) for found in again} == {fingerprint(data)}
+    changed = GREY.copy()
+    changed[2, 1, 1] ^= 1
+    others = (
+        conform(changed, data.schema, y=y),
+        conform(GREY, data.schema, y=1 - y),
+        conform(GREY, data.schema),
+        data.select([0, 1]),
+    )
+    assert len({fingerprint(found) for found in (data, *others)}) == 5
+    masked = [open(np.where(np.eye(3) == k, np.nan, 1.0 + np.arange(3)), missing="nan") for k in (0, 1)]
+    assert fingerprint(masked[0]) != fingerprint(masked[1])
 
 
 def test_notes() -> None:

@@ -227,6 +227,22 @@ def test_image_bombs_are_refused_by_their_header(make_folder: Make, side: int) -
     assert np.array_equal(open(root, skip_bad=True, max_pixels=100_000_000).raw(), pixels)
 
 
+@pytest.mark.parametrize("side", [14_000, 40_000])  # on either side of where Pillow itself refuses
+def test_the_limit_on_pixels_needs_no_option(make_folder: Make, side: int) -> None:
+    root, pixels = make_folder(["1.png", "2.png"])
+    (root / "3.png").write_bytes(bomb(side, side))
+    with pytest.raises(DataError, match=r"1 of 3 that are not: 3\.png \(.*more than max_pixels=178956970.*--skip-bad"):
+        open(root)
+    assert np.array_equal(open(root, skip_bad=True).raw(), pixels)
+
+
+def test_constant_images_are_refused(tmp_path: Path, write_image: Write) -> None:
+    for index in range(3):
+        write_image(tmp_path / "d" / f"{index}.png", np.full((8, 6, 3), 7, np.uint8))
+    with pytest.raises(DataError, match="The data must vary, found the value 7 everywhere"):
+        open(tmp_path / "d")
+
+
 def test_files_that_cannot_be_read(make_folder: Make) -> None:
     root, pixels = make_folder(["1.png", "2.png", "3.png", "4.png"], size=(32, 32))
     (root / "2.png").write_bytes((root / "2.png").read_bytes()[:700])  # the header is whole
@@ -267,7 +283,7 @@ def test_conform_says_what_differs(make_folder: Make, write_image: Write) -> Non
     schema = open(root).schema
     other = root.parent / "other"
     write_image(other / "b" / "1.png", pixels[0][:4])
-    with pytest.raises(DataError, match=r"8 x 6 pixels, as those of the model, found 4 x 6.*--size 8,6"):
+    with pytest.raises(DataError, match=r"8 x 6 pixels, as those of the model, found 4 x 6.*--size 8x6"):
         conform(other, schema)
     assert conform(other, schema, size=(8, 6)).columns["label"].tolist() == [1]
     with pytest.raises(DataError, match=r"`size` must be \(8, 6\)"):

@@ -25,6 +25,23 @@ def test_paths_that_are_not_there(tmp_path: Path) -> None:
         open(str(tmp_path / "zzzzzz"))
 
 
+def test_paths_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"must be readable, but: File name too long\. Check the path"):
+        open(tmp_path / ("x" * 5000))
+    with pytest.raises(DataError, match="must lie in a home that is there"):
+        open("~nobody-of-that-name/photos")
+
+    def closed(self: Path, **_: object) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    (tmp_path / "photos").mkdir()
+    for name in ("exists", "stat"):  # the user may be root, whom no permission stops
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, closed)
+            with pytest.raises(DataError, match=r"photos` must be readable, but: Permission denied\. Check the path"):
+                open(tmp_path / "photos")
+
+
 def test_what_is_no_data(tmp_path: Path) -> None:
     def put(name: str, data: bytes) -> Path:
         (tmp_path / name).write_bytes(data)

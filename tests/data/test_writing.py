@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import polars
 import pytest
 
 from vaekit.data import writing
@@ -77,13 +78,13 @@ def test_arrays_and_tables_of_vectors(tmp_path: Path) -> None:
     for name in ("a.npy", "a.npz"):
         write_examples(raw, data.schema, tmp_path / name)
         assert np.array_equal(open(tmp_path / name).raw(), raw)
-    for name in ("a.csv", "a.parquet", "a.jsonl"):
+    for name in ("a.csv", "a.tsv", "a.parquet", "a.jsonl"):
         write_examples(raw, data.schema, tmp_path / name)
         table = read_table(tmp_path / name)
         assert list(table) == ["x0", "x1", "x2"]
         assert np.array_equal(np.stack(list(table.values()), 1).astype(np.float32), raw)
     for name in ("a", "a.png", "a.xyz"):
-        with pytest.raises(ConfigError, match=r"The output of vectors must be \.npy, \.npz, \.csv"):
+        with pytest.raises(ConfigError, match=r"The output of vectors must be \.npy, \.csv, \.tsv"):
             write_examples(raw, data.schema, tmp_path / "none" / name)
     with pytest.raises(ConfigError, match=r"The output of images must be a folder, \.png, \.npy or \.npz, got .*a\.csv"):
         write_examples(GREY, open(GREY).schema, tmp_path / "a.csv")
@@ -227,7 +228,7 @@ COLUMNS = {
 }
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".npz", ".jsonl"])
 def test_tables_come_back_exactly(tmp_path: Path, suffix: str) -> None:
     write_table(COLUMNS, tmp_path / f"t{suffix}")
     table = read_table(tmp_path / f"t{suffix}")
@@ -243,6 +244,19 @@ def test_tables_come_back_exactly(tmp_path: Path, suffix: str) -> None:
     assert list(again) == (["z", "i"] if suffix == ".npz" else ["z0", "z1", "z2", "i"])
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".npz", ".jsonl"])
+def test_columns_are_read_as_text_where_they_are_known_to_be(tmp_path: Path, suffix: str) -> None:
+    labels = {"code": np.array(["00", "007", ""]), "flag": np.array(["True", "", "tab\there"]), "count": np.array([1, 2, 3])}
+    write_table({**labels, "z": np.array([1.0, np.nan, 2.0])}, tmp_path / f"t{suffix}")
+    table = read_table(tmp_path / f"t{suffix}", text=("code", "flag", "count", "absent"))
+    for name, values in labels.items():
+        assert table[name].tolist() == values.astype(str).tolist(), name
+    assert table["z"].dtype.kind == "f"
+    if suffix == ".parquet":
+        polars.DataFrame({"code": ["00", None], "z": [1.0, 2.0]}).write_parquet(tmp_path / "n.parquet")
+        assert read_table(tmp_path / "n.parquet", text=["code"])["code"].tolist() == ["00", ""]
+
+
 def test_floats_are_printed_as_short_as_they_can_be(tmp_path: Path) -> None:
     write_table({"a": np.array([0.1, np.nan], np.float32), "b": np.array([0.1, 2.0])}, tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_text() == "a,b\n0.1,0.1\n,2.0\n"
@@ -251,7 +265,7 @@ def test_floats_are_printed_as_short_as_they_can_be(tmp_path: Path) -> None:
 
 
 def test_tables_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"must end in \.csv, \.parquet, \.npz, \.jsonl, got"):
+    with pytest.raises(ConfigError, match=r"must end in \.csv, \.tsv, \.parquet, \.npz or \.jsonl, got"):
         write_table({"a": np.zeros(2)}, tmp_path / "t.xls")
     with pytest.raises(ConfigError, match="same length"):
         write_table({"a": np.zeros(2), "b": np.zeros(3)}, tmp_path / "t.csv")

@@ -7,11 +7,19 @@ import pytest
 import torch
 
 from small_models import image_bundle, image_data, vector_bundle
+from vaekit.data import loading
+from vaekit.data.transforms import Levels
 from vaekit.errors import ConfigError
 from vaekit.jobs.blocks import block_size, draws_mean, in_blocks
 from vaekit.jobs.encode import decode, encode
 from vaekit.jobs.reconstruct import reconstruct
 from vaekit.jobs.score import score
+from vaekit.likelihoods import DiscretizedLogisticMixture
+from vaekit.networks import MLP, ConvDecoder, ConvEncoder
+from vaekit.posteriors import DiagonalNormal
+from vaekit.priors import StandardNormal
+from vaekit.storage import Bundle
+from vaekit.vae import VAE
 
 
 def test_every_call_has_one_size_and_rows_come_back_in_order():
@@ -44,6 +52,36 @@ def test_encode_and_reconstruct_do_not_depend_on_company(kind):
         np.testing.assert_array_equal(alone.scale[0], whole.scale[index])
     some = order[:37]
     np.testing.assert_array_equal(encode(bundle, data.select(some)).mean, whole.mean[some])
+
+
+def wide(kind):
+    """A model of the size that recipes make, and a few hundred examples for it."""
+    torch.manual_seed(3)
+    shape = [1, 28, 28] if kind == "mlp" else [3, 32, 32]
+    x = np.random.default_rng(0).integers(0, 256, (300, *shape), dtype=np.uint8)
+    data = loading.open(x, layout="CHW")
+    if kind == "mlp":
+        encoder, decoder = MLP(shape, [384, 384], input_range=[0.0, 255.0]), MLP(32, [384, 384])
+    else:
+        widths = [16, 32, 64, 128]
+        encoder, decoder = ConvEncoder(shape, widths, input_range=[0.0, 255.0]), ConvDecoder(32, shape, widths)
+    likelihood = DiscretizedLogisticMixture(decoder, shape, levels=256, num_components=2)
+    vae = VAE(StandardNormal(32), DiagonalNormal(encoder, 32), likelihood)
+    return Bundle(vae.eval(), Levels(), data.schema), data
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_networks_of_real_widths_do_not_depend_on_company(kind):
+    bundle, data = wide(kind)
+    if kind == "conv":
+        data = data.select(np.arange(260))
+    whole = encode(bundle, data)
+    for rows in ([0], [257], [255, 3], np.arange(5, 42)[::-1]):
+        some = encode(bundle, data.select(rows))
+        np.testing.assert_array_equal(some.mean, whole.mean[rows])
+        np.testing.assert_array_equal(some.scale, whole.scale[rows])
+    rebuilt = decode(bundle, whole.mean[:40])
+    np.testing.assert_array_equal(decode(bundle, whole.mean[[33, 7]]), rebuilt[[33, 7]])
 
 
 def test_decoding_latents_of_encode_is_reconstruction():

@@ -81,16 +81,56 @@ def test_killed_a_dozen_times_and_resumed_gives_the_same_bits(processes, tmp_pat
     worker.start()
     worker.join()
     assert worker.exitcode == 0
-    for file in ("model.safetensors", "training/best.safetensors"):
-        ours, whole = load_file(out / file), load_file(uninterrupted / file)
-        assert ours.keys() == whole.keys()
-        for name, tensor in whole.items():
-            assert torch.equal(ours[name], tensor), (file, name)
-    last, whole = load_file(checkpoint), load_file(uninterrupted / "training" / "last" / "checkpoint.safetensors")
-    assert all(torch.equal(last[name], tensor) for name, tensor in whole.items())
+    same_bits(out, uninterrupted)
     assert sorted(p.name for p in checkpoint.parent.iterdir()) == ["checkpoint.safetensors"]
     steps = [json.loads(line)["step"] for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
+
+
+def same_bits(run, other):
+    """Weights, average, optimiser, random states and best weights."""
+    for file in ("model.safetensors", "training/last/checkpoint.safetensors"):
+        ours, theirs = load_file(run / file), load_file(other / file)
+        assert ours.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            assert torch.equal(ours[name], tensor), (file, name)
+
+
+def convolutional(out, resume=False, **settings):
+    """Another kind of everything: convolutions, binary draws, a condition, bf16, clipping and patience."""
+    torch.set_num_threads(1)
+    data = {"x": examples(), "y": np.arange(300) % 3}
+    options = {"recipe": "conv", "likelihood": "bernoulli", "condition": ["label"], "latent": 3, "precision": "bf16"}
+    options |= {"steps": 80, "batch_size": 16, "validate_every": 7, "patience": 30, "clip_norm": 20.0, "free_bits": 0.1}
+    return train(data, out, display_as="quiet", resume=resume, **{**options, **settings})
+
+
+def convolutional_with_checkpoints_now_and_then(out):
+    convolutional(out, resume=True, checkpoint_seconds=0.15)
+
+
+@pytest.mark.slow
+def test_a_convolutional_conditional_run_resumes_to_the_same_bits(processes, tmp_path):
+    """Checkpoints lie several steps apart, so a resumed run does some of its steps, and of its validations, again."""
+    convolutional(tmp_path / "whole")
+    out, dice = tmp_path / "run", random.Random(3)
+    checkpoint = out / "training" / "last" / "checkpoint.safetensors"
+    kills = 0
+    while kills < 4:
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        worker = processes.Process(target=convolutional_with_checkpoints_now_and_then, args=(out,))
+        worker.start()
+        while worker.is_alive() and (checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0) == before:
+            time.sleep(0.001)
+        time.sleep(dice.random() * 0.1)
+        if not worker.is_alive():
+            break
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+        kills += 1
+    assert kills >= 2, "the run ended before it was killed often enough: raise its steps"
+    convolutional(out, resume=True)
+    same_bits(out, tmp_path / "whole")
 
 
 def _header(path):

@@ -28,6 +28,17 @@ Count = Annotated[int, Parameter(validator=at_least_1)]
 Where = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)]
 Draw = Literal["auto", "mean", "sample"]
 
+Size = Annotated[str | None, Parameter(group=READING, help="Bring images to HxW, or to a square of side N.")]
+Fit = Annotated[
+    Literal["crop", "resize", "pad"] | None,
+    Parameter(group=READING, help="How: cut the centre, stretch, or fit inside with a border."),
+]
+Channels = Annotated[Literal[1, 3, 4] | None, Parameter(group=READING, help="Make images grey, RGB or RGBA.")]
+SkipBad = Annotated[
+    bool, Parameter(group=READING, negative=(), help="Leave out files that cannot be read.", show_default=False)
+]
+Missing = Annotated[Literal["nan"] | None, Parameter(group=READING, help="NaN stands for a missing value.")]
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -45,16 +56,11 @@ class Screen:
 class Reading:
     """How new data is read."""
 
-    size: Annotated[str | None, Parameter(group=READING, help="Bring images to HxW, or to a square of side N.")] = None
-    fit: Annotated[
-        Literal["crop", "resize", "pad"] | None,
-        Parameter(group=READING, help="How: cut the centre, stretch, or fit inside with a border."),
-    ] = None
-    channels: Annotated[Literal[1, 3, 4] | None, Parameter(group=READING, help="Make images grey, RGB or RGBA.")] = None
+    size: Size = None
+    fit: Fit = None
+    channels: Channels = None
     bits: Annotated[Literal[8, 16] | None, Parameter(group=READING, help="Bits a channel.")] = None
-    skip_bad: Annotated[
-        bool, Parameter(group=READING, negative=(), help="Leave out files that cannot be read.", show_default=False)
-    ] = False
+    skip_bad: SkipBad = False
     kind: Annotated[Literal["images", "vectors"] | None, Parameter(group=READING, help="What an array holds.")] = None
     layout: Annotated[
         Literal["CHW", "HWC", "HW", "flat"] | None, Parameter(group=READING, help="How an example lies in an array.")
@@ -63,7 +69,7 @@ class Reading:
         Literal["binary", "levels", "continuous"] | None, Parameter(group=READING, help="What the values are.")
     ] = None
     levels: Annotated[int | None, Parameter(group=READING, validator=at_least_2, help="How many levels a value has.")] = None
-    missing: Annotated[Literal["nan"] | None, Parameter(group=READING, help="NaN stands for a missing value.")] = None
+    missing: Missing = None
 
     def options(self) -> dict[str, Any]:
         """The options that are given."""
@@ -82,14 +88,16 @@ class Rereading:
     split: Annotated[
         str | None, Parameter(group=READING, help="Which part of data that come split: train, test, ..., or all.")
     ] = None
-    skip_bad: Annotated[
-        bool, Parameter(group=READING, negative=(), help="Leave out files that cannot be read.", show_default=False)
-    ] = False
-    missing: Annotated[Literal["nan"] | None, Parameter(group=READING, help="NaN stands for a missing value.")] = None
+    size: Size = None
+    fit: Fit = None
+    channels: Channels = None
+    skip_bad: SkipBad = False
+    missing: Missing = None
 
     def options(self) -> dict[str, Any]:
         """The options that are given, and the split."""
-        named = {"split": self.split, "skip_bad": self.skip_bad or None, "missing": self.missing}
+        named = {name: getattr(self, name) for name in ("split", "fit", "channels", "missing")}
+        named |= {"size": None if self.size is None else parse_size(self.size), "skip_bad": self.skip_bad or None}
         return {name: value for name, value in named.items() if value is not None}
 
 
@@ -108,7 +116,7 @@ def parse_size(text: str) -> int | tuple[int, int]:
     """
     numbers = text.lower().split("x")
     if not all(number.isascii() and number.isdigit() and int(number) > 0 for number in numbers) or len(numbers) > 2:
-        raise ConfigError(f"`--size` must be HxW or one number, such as 48x64 or 64, got {text!r}.")
+        raise ConfigError(f"`--size` must be HxW or one number, got {text!r}. Write it as 48x64 or 64.")
     return int(numbers[0]) if len(numbers) == 1 else (int(numbers[0]), int(numbers[1]))
 
 
@@ -126,7 +134,7 @@ def parse_where(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not (name and equals):
-            raise ConfigError(f"`--where` must be COLUMN=VALUE, such as label=3, got {pair!r}.")
+            raise ConfigError(f"`--where` must be COLUMN=VALUE, got {pair!r}. Write it as label=3.")
         if name in where:
             raise ConfigError(f"`--where` must give each column once, got {name!r} twice. Choose one value.")
         where[name] = value

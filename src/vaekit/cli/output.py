@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vaekit.data.output import EXAMPLE_SUFFIXES, listed
 from vaekit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from vaekit.cli.options import Screen
     from vaekit.data.schema import Schema
-
-TABLES = (".csv", ".tsv", ".parquet")
 
 
 def report(screen: Screen, record: Mapping[str, Any], lines: Sequence[tuple[str, str]] | str) -> None:
@@ -112,8 +111,7 @@ def check_ending(out: Path, endings: Sequence[str]) -> None:
         ConfigError: if the ending is none of them.
     """
     if out.suffix.lower() not in endings:
-        named = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
-        raise ConfigError(f"OUT must end in {named}, got {str(out)!r}. Choose another ending.")
+        raise ConfigError(f"OUT must end in {listed(endings)}, got {str(out)!r}. Choose another ending.")
 
 
 def check_form(out: Path, schema: Schema) -> None:
@@ -122,11 +120,9 @@ def check_form(out: Path, schema: Schema) -> None:
     Raises:
         ConfigError: if the ending does not fit.
     """
-    arrays = (".npy", ".npz")
-    endings = ("", ".png", *arrays) if schema.kind == "images" else (*arrays, ".csv", ".parquet", ".jsonl")
+    endings = EXAMPLE_SUFFIXES[schema.kind]
     if out.suffix.lower() not in endings:
-        named = ", ".join(ending or "a folder" for ending in endings)
-        raise ConfigError(f"OUT of {schema.kind} must be one of {named}; got {str(out)!r}. Choose another ending.")
+        raise ConfigError(f"OUT of {schema.kind} must be {listed(endings)}; got {str(out)!r}. Choose another ending.")
 
 
 def class_folders(columns: Mapping[str, np.ndarray]) -> list[str] | None:

@@ -50,7 +50,6 @@ def train(
     patience: Annotated[int | None, Parameter(validator=at_least_0)] = None,
     ema: Annotated[float | None, Parameter(validator=validators.Number(gte=0, lt=1))] = None,
     precision: Literal["auto", "float32", "bf16"] | None = None,
-    compile: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     device: Device = "auto",
     seed: Seed = 0,
     checkpoint_seconds: Annotated[float | None, Parameter(validator=at_least_0)] = None,
@@ -81,7 +80,6 @@ def train(
         patience: Stop after so many validations without a better bound; 0 for never.
         ema: Decay of the average of the weights that is kept; 0 for none.
         precision: Of the arithmetic; auto takes the faster one here.
-        compile: Compile the training step.
         checkpoint_seconds: Seconds between checkpoints.
         resume: Go on with the run in OUT.
     """
@@ -111,7 +109,6 @@ def train(
         seed=seed,
         resume=resume,
         force=force,
-        compile=compile,
         checkpoint_seconds=checkpoint_seconds,
         data_options=reading.options(),
         display="quiet" if screen.quiet else "auto",

@@ -26,7 +26,8 @@ from vaekit.cli.options import (
     at_least_2,
     parse_where,
 )
-from vaekit.cli.output import TABLES, Clock, as_json, check_ending, check_form, class_folders, progress, remark, report, write
+from vaekit.cli.output import Clock, as_json, check_ending, check_form, class_folders, progress, remark, report, write
+from vaekit.data.output import TABLE_SUFFIXES
 
 if TYPE_CHECKING:
     from vaekit.data.dataset import Dataset
@@ -73,13 +74,14 @@ def evaluate(
 ) -> None:
     """Measure how likely DATA is under a model: the K-sample bound, rate, distortion, active units.
 
-    Of data that come split, `test` is read unless `--split` says otherwise.
+    Of data that come split, `test` is read, and of the data that the model was trained on the part that was held out, unless
+    `--split` says otherwise.
 
     Args:
         model: A model folder.
         data: Data that the model was not trained on.
         samples: K, samples of the latent an example. More is tighter and slower.
-        limit: Only the first so many examples.
+        limit: Only so many examples, evenly spaced over the data.
         out: Also write the figures to this .json file.
     """
     import json
@@ -89,7 +91,7 @@ def evaluate(
     if out is not None:
         _check(out, force, (".json",))
     clock, loaded = Clock(), _load(model, device)
-    dataset = _read(loaded, data, reading, screen)
+    dataset = _read(loaded, data, reading, screen, default="held_out")
     with progress(screen, "Evaluating") as bar:
         found = loaded.evaluate(dataset, num_samples=samples, limit=limit, seed=seed, split="all", progress=bar)
     record = {**found.to_json(), "seconds": clock.seconds}
@@ -150,7 +152,8 @@ def reconstruct(
 ) -> None:
     """Show each example of DATA as the model sees it.
 
-    Of data that come split, `test` is read unless `--split` says otherwise.
+    Of data that come split, `test` is read, and of the data that the model was trained on the part that was held out, unless
+    `--split` says otherwise.
 
     Args:
         model: A model folder.
@@ -161,7 +164,7 @@ def reconstruct(
     _check(out, force)
     clock, loaded = Clock(), _load(model, device)
     check_form(out, loaded.schema)
-    dataset = _read(loaded, data, reading, screen)
+    dataset = _read(loaded, data, reading, screen, default="held_out")
     with progress(screen, "Reconstructing") as bar:
         x = loaded.reconstruct(dataset, draw=draw, seed=seed, progress=bar, split="all")
     write(x, loaded.schema, out, force, names=dataset.names)
@@ -187,9 +190,9 @@ def encode(
     Args:
         model: A model folder.
         data: Data of the kind that the model was trained on.
-        out: A .csv, .tsv or .parquet table, or a .npy array of the means.
+        out: A .csv, .tsv, .parquet, .npz or .jsonl table, or a .npy array of the means.
     """
-    _check(out, force, (*TABLES, ".npy"))
+    _check(out, force, (*TABLE_SUFFIXES, ".npy"))
     clock, loaded = Clock(), _load(model, device)
     dataset = _read(loaded, data, reading, screen, default="all")
     with progress(screen, "Encoding") as bar:
@@ -323,19 +326,20 @@ def score(
 ) -> None:
     """Write how likely each example of DATA is, and how strange.
 
-    Of data that come split, `test` is read unless `--split` says otherwise.
+    Of data that come split, `test` is read, and of the data that the model was trained on the part that was held out, unless
+    `--split` says otherwise.
 
     Args:
         model: A model folder.
         data: Data of the kind that the model was trained on.
-        out: A .csv, .tsv or .parquet table.
+        out: A .csv, .tsv, .parquet, .npz or .jsonl table.
         samples: K, samples of the latent an example. More is tighter and slower.
     """
     from vaekit.data.writing import write_table
 
-    _check(out, force, TABLES)
+    _check(out, force, TABLE_SUFFIXES)
     clock, loaded = Clock(), _load(model, device)
-    dataset = _read(loaded, data, reading, screen)
+    dataset = _read(loaded, data, reading, screen, default="held_out")
     with progress(screen, "Scoring") as bar:
         scores = loaded.score(dataset, num_samples=samples, seed=seed, split="all", progress=bar)
     write_table(scores.to_columns(), out, force=force)
@@ -386,7 +390,7 @@ def _write_encoding(encoding: Encoding, out: Path, force: bool) -> None:
     from vaekit.data.output import atomic_file
     from vaekit.data.writing import write_table
 
-    if out.suffix.lower() in TABLES:
+    if out.suffix.lower() in TABLE_SUFFIXES:
         write_table(encoding.to_columns(), out, force=force)
         return
     with atomic_file(out, force) as path, path.open("wb") as file:

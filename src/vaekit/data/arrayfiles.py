@@ -176,14 +176,14 @@ def _read_npy_stream(file: IO[bytes], size: int, name: str) -> np.ndarray:
         )
     needed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if needed != there:
-        raise DataError(f"{name} must hold the {needed} bytes that its header states, found {there}. The file is damaged.")
+        raise DataError(f"{name} must hold the {needed} bytes that its header states, found {there}. Write it again.")
     array = np.empty(math.prod(shape), dtype)
     view = array.view(np.uint8).data if needed else memoryview(b"")
     done = 0
     while done < needed:
         got = file.readinto(view[done : done + _READ])  # type: ignore[attr-defined]
         if not got:
-            raise DataError(f"{name} must hold {needed} bytes, found {done}. The file is damaged.")
+            raise DataError(f"{name} must hold {needed} bytes, found {done}. The file is damaged; fetch or write it again.")
         done += got
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
 

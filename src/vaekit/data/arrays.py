@@ -52,7 +52,9 @@ def open_arrays(
         ConfigError: on an option that cannot be.
     """
     if missing not in (None, "nan"):
-        raise ConfigError(f"`missing` must be 'nan' or left out, got {missing!r}.")
+        raise ConfigError(
+            f"`missing` must be 'nan' or left out, got {missing!r}. Use 'nan' where NaN stands for a missing value."
+        )
     _check_parts(arrays)
     xs = [x for x, _ in arrays.parts.values()]
     kind, layout = _interpret(xs[0], kind, layout)
@@ -127,13 +129,14 @@ def _unequal(name: str, x: np.ndarray, y: np.ndarray) -> str:
 
 def _interpret(x: np.ndarray, kind: Kind | None, layout: Layout | None) -> tuple[Kind, Layout]:
     if kind not in (None, "images", "vectors"):
-        raise ConfigError(f"`kind` must be images or vectors, got {kind!r}.")
+        raise ConfigError(f"`kind` must be images or vectors, got {kind!r}. Leave it out to go by the shape.")
     if layout not in (None, "CHW", "HWC", "HW", "flat"):
-        raise ConfigError(f"`layout` must be CHW, HWC, HW or flat, got {layout!r}.")
+        raise ConfigError(f"`layout` must be CHW, HWC, HW or flat, got {layout!r}. Leave it out to go by the shape.")
     if kind is None:
         kind = "vectors" if layout == "flat" or (layout is None and x.ndim == 2) else "images"
     if (kind == "vectors") != (layout == "flat") and layout is not None:
-        raise ConfigError(f"`layout` must be {'flat' if kind == 'vectors' else 'CHW, HWC or HW'} for {kind}, got {layout!r}.")
+        fits = "flat" if kind == "vectors" else "CHW, HWC or HW"
+        raise ConfigError(f"`layout` must be {fits} for {kind}, got {layout!r}. Leave out one of the two.")
     if kind == "vectors":
         return kind, "flat"
     layout = layout or _image_layout(x)

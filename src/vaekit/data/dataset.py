@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,19 +19,28 @@ if TYPE_CHECKING:
 
     from vaekit.types import Batch
 
+_FINGERPRINT_ROWS = 1000
+
+
+_FINGERPRINT_ROWS = 1000
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """N examples as they are stored.
 
+    A selection shares the stored array and says which of its rows it has, so that dividing data copies nothing. Read the
+    values by `batch`, `stored`, `observed` and `raw`, which know the rows; `x` and `mask` may hold more examples.
+
     Attributes:
         schema: what the data are.
-        x: (N, *S) level codes (uint8, uint16) or float32; may be mapped from disk.
+        x: (M, *S) level codes (uint8, uint16) or float32; may be mapped from disk.
         columns: name -> (N,) int64 codes, -1 where unknown.
-        mask: (N, *S) bool, True where observed; None where everything is.
-        names: the relative file names of images.
+        mask: (M, *S) bool, True where observed; None where everything is.
+        names: the relative file names of images, N of them.
         splits: `train`, `test`, ... -> (n,) indices, where the source gives a split.
         notes: sentences that a person should read.
+        rows: (N,) which rows of `x` and `mask` the examples are, in their order; None where they are all M of them.
 
     Example:
         >>> from vaekit.data.loading import open
@@ -46,24 +56,44 @@ class Dataset:
     names: Sequence[str] | None = None
     splits: Mapping[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    rows: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.x) if self.rows is None else len(self.rows)
 
     def select(self, indices: np.ndarray | Sequence[int]) -> Dataset:
-        """The examples at `indices`, in that order. A run of neighbours is a view, all else a copy."""
-        rows = _as_slice(np.asarray(indices, dtype=np.int64))
-        num = len(np.arange(len(self))[rows])
-        names = None if self.names is None else [self.names[i] for i in np.arange(len(self))[rows]]
+        """The examples at `indices`, in that order. The stored values are shared, not copied.
+
+        Raises:
+            IndexError: if an index is not in the data.
+        """
+        places = np.arange(len(self))[np.asarray(indices, dtype=np.int64)]
+        rows = places if self.rows is None else self.rows[places]
+        run = _as_slice(rows)  # a run of neighbours is a view, and needs no rows
         return replace(
             self,
-            schema=self.schema.model_copy(update={"num_examples": num}),
-            x=self.x[rows],
-            columns={name: codes[rows] for name, codes in self.columns.items()},
-            mask=None if self.mask is None else self.mask[rows],
-            names=names,
+            schema=self.schema.model_copy(update={"num_examples": len(places)}),
+            x=self.x if run is None else self.x[run],
+            columns={name: codes[places] for name, codes in self.columns.items()},
+            mask=self.mask if self.mask is None or run is None else self.mask[run],
+            names=None if self.names is None else [self.names[i] for i in places],
             splits={},
+            rows=rows if run is None else None,
         )
+
+    def stored(self, indices: np.ndarray | Sequence[int] | None = None) -> np.ndarray:
+        """The stored values (n, *S) of the examples at `indices`, or of all: those are a view where no rows are chosen."""
+        return self._of(self.x, indices)
+
+    def observed(self, indices: np.ndarray | Sequence[int] | None = None) -> np.ndarray | None:
+        """The mask (n, *S) of the examples at `indices`, or of all; None where everything is observed."""
+        return None if self.mask is None else self._of(self.mask, indices)
+
+    def _of(self, array: np.ndarray, indices: np.ndarray | Sequence[int] | None) -> np.ndarray:
+        if indices is None:
+            return array if self.rows is None else array[self.rows]
+        places = np.asarray(indices, dtype=np.int64)
+        return array[places if self.rows is None else self.rows[places]]
 
     def split(self, name: str) -> Dataset:
         """The examples of one split.
@@ -73,7 +103,8 @@ class Dataset:
         """
         if name not in self.splits:
             found = ", ".join(f"`{split}`" for split in self.splits) or "no splits"
-            raise DataError(f"The data must have a split `{name}`; found {found}.")
+            remedy = "Choose one of them, or `all`." if self.splits else "Use `all`, or leave it out."
+            raise DataError(f"The data must have a split `{name}`; found {found}. {remedy}")
         return self.select(self.splits[name])
 
     def batch(self, indices: Tensor | np.ndarray | Sequence[int]) -> Batch:
@@ -88,8 +119,9 @@ class Dataset:
 
         index = torch.as_tensor(indices, dtype=torch.int64, device="cpu")
         condition = {name: torch.from_numpy(codes)[index] for name, codes in self.columns.items()}
-        mask = None if self.mask is None else _gather(self.mask, index)
-        return Batch(_gather(self.x, index), mask, condition or None)
+        row = index if self.rows is None else torch.from_numpy(self.rows)[index]
+        mask = None if self.mask is None else _gather(self.mask, row)
+        return Batch(_gather(self.x, row), mask, condition or None)
 
     def raw(self, x: np.ndarray | Tensor | None = None) -> np.ndarray:
         """Values in the source's layout, dtype and scale.
@@ -97,10 +129,37 @@ class Dataset:
         Args:
             x: (B, *S) level codes or values, as a model gives them; None for the data's own, NaN where missing.
         """
-        out = to_source(self.x if x is None else x, self.schema)
-        if x is None and self.mask is not None and out.dtype.kind == "f":
-            out[_to_layout(~self.mask, self.schema.source.layout)] = np.nan
+        out = to_source(self.stored() if x is None else x, self.schema)
+        mask = self.observed() if x is None else None
+        if mask is not None and out.dtype.kind == "f":
+            out[_to_layout(~mask, self.schema.source.layout)] = np.nan
         return out
+
+
+def spaced(num: int, most: int) -> np.ndarray:
+    """At most `most` indices of `num` examples, evenly spaced, the first and the last among them.
+
+    Example:
+        >>> spaced(10, 4), spaced(3, 4)
+        (array([0, 3, 6, 9]), array([0, 1, 2]))
+    """
+    return np.arange(num) if num <= most else np.arange(most) * (num - 1) // max(1, most - 1)
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """A hash by which data are known again: of the schema without its source, and of a thousand examples.
+
+    The same examples give the same fingerprint as a file, as an array or as a selection of other data.
+    """
+    rows = spaced(len(dataset), _FINGERPRINT_ROWS)
+    digest = hashlib.sha256(dataset.schema.model_dump_json(exclude={"source"}).encode())
+    digest.update(np.ascontiguousarray(dataset.stored(rows)).tobytes())
+    mask = dataset.observed(rows)
+    if mask is not None:
+        digest.update(b"mask" + mask.tobytes())
+    for name in sorted(dataset.columns):
+        digest.update(name.encode() + dataset.columns[name][rows].tobytes())
+    return digest.hexdigest()
 
 
 def to_source(values: np.ndarray | Tensor, schema: Schema) -> np.ndarray:
@@ -120,7 +179,9 @@ def to_source(values: np.ndarray | Tensor, schema: Schema) -> np.ndarray:
     """
     array = as_numpy(values)
     if array.shape[1:] != schema.shape:
-        raise DataError(f"Each example must have the shape {schema.shape}, found {array.shape[1:]}.")
+        raise DataError(
+            f"Each example must have the shape {schema.shape}, found {array.shape[1:]}. Give values as the model makes them."
+        )
     dtype = np.dtype(schema.source.dtype)
     array = _to_layout(array, schema.source.layout)
     if schema.levels is None:
@@ -175,7 +236,9 @@ def as_numpy(values: Any) -> np.ndarray:
     try:
         return np.asarray(values)
     except (ValueError, TypeError) as error:
-        raise DataError(f"The data must be an array of numbers with rows of equal length, but: {error}") from error
+        raise DataError(
+            f"The data must be an array of numbers with rows of equal length, but: {error}. Bring the rows to one length."
+        ) from error
 
 
 def to_chw(array: np.ndarray, layout: str) -> np.ndarray:
@@ -266,16 +329,17 @@ def _check_grid(array: np.ndarray, values: Values) -> None:
             )
 
 
-def _as_slice(indices: np.ndarray) -> slice | np.ndarray:
-    if len(indices) and indices[0] >= 0 and np.array_equal(indices, np.arange(indices[0], indices[0] + len(indices))):
+def _as_slice(indices: np.ndarray) -> slice | None:
+    """The slice that gives indices of neighbours in their order; None where they are none."""
+    if len(indices) and np.array_equal(indices, np.arange(indices[0], indices[0] + len(indices))):
         return slice(int(indices[0]), int(indices[-1]) + 1)
-    return indices
+    return None
 
 
 def _gather(array: np.ndarray, index: Tensor) -> Tensor:
     import torch
 
-    if isinstance(array, np.memmap) or not array.flags.writeable:
+    if isinstance(array, np.memmap) or not array.flags.writeable or min(array.strides) < 0:  # of which torch takes none
         # Sorted, so that the disk is read forwards; fancy indexing, for `np.take` would copy a permuted map whole.
         order = np.argsort(index.numpy(), kind="stable")
         rows = array[index.numpy()[order]]

@@ -57,13 +57,15 @@ class ImageOptions:
             object.__setattr__(self, "size", (self.size, self.size))
         pair = self.size
         if pair is not None and not (isinstance(pair, list | tuple) and len(pair) == 2 and min(pair) >= 1):
-            raise ConfigError(f"`size` must be a side in pixels, or (height, width), each at least 1; got {pair!r}.")
+            raise ConfigError(
+                f"`size` must be a side in pixels, or (height, width), each at least 1; got {pair!r}. Use 64, or (48, 64)."
+            )
         if self.fit not in (None, "crop", "resize", "pad"):
-            raise ConfigError(f"`fit` must be crop, resize or pad, got {self.fit!r}.")
+            raise ConfigError(f"`fit` must be crop, resize or pad, got {self.fit!r}. Use crop when in doubt.")
         if self.channels not in (None, 1, 3, 4):
-            raise ConfigError(f"`channels` must be 1 (grey), 3 (RGB) or 4 (RGBA), got {self.channels!r}.")
+            raise ConfigError(f"`channels` must be 1 (grey), 3 (RGB) or 4 (RGBA), got {self.channels!r}. Use 3 for colour.")
         if self.bits not in (None, 8, 16):
-            raise ConfigError(f"`bits` must be 8 or 16, got {self.bits!r}.")
+            raise ConfigError(f"`bits` must be 8 or 16, got {self.bits!r}. Use 8 for ordinary pictures.")
 
 
 @dataclass(frozen=True)
@@ -382,7 +384,7 @@ def _check_expected(channels: int, sizes: Counter[tuple[int, int]], size: Any, e
         raise DataError(
             f"Images must be {height} x {width} pixels, as those of the model, found {others[0][0]} x {others[0][1]}"
             f"{' and other sizes' if len(others) > 1 else ''}. "
-            f"Use `size=({height}, {width})` (`--size {height},{width}`) to bring them to it."
+            f"Use `size=({height}, {width})` (`--size {height}x{width}`) to bring them to it."
         )
 
 

@@ -97,7 +97,10 @@ def holdout(dataset: Dataset, fraction: float = 0.1, maximum: int = 10_000, seed
         (8, 2)
     """
     if not 0.0 < fraction < 1.0 or maximum < 1:
-        raise ConfigError(f"`fraction` must lie between 0 and 1 and `maximum` be at least 1, got {fraction} and {maximum}.")
+        raise ConfigError(
+            f"`fraction` must lie between 0 and 1 and `maximum` be at least 1, got {fraction} and {maximum}. "
+            "Leave them out for a tenth of the data."
+        )
     total = len(dataset)
     if total < 2:
         raise DataError(
@@ -125,15 +128,16 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
         ("values", schema.values if schema.levels is None else f"{schema.values}, {schema.levels} levels"),
         ("range", f"{schema.low:g} to {schema.high:g}"),
     ]
-    if dataset.mask is not None:
-        lines.append(("missing", f"{1 - dataset.mask.mean():.1%} of the values"))
+    observed = dataset.observed()
+    if observed is not None:
+        lines.append(("missing", f"{1 - observed.mean():.1%} of the values"))
     if dataset.splits:
         lines.append(("splits", ", ".join(f"{name} {len(rows)}" for name, rows in dataset.splits.items())))
     for column in schema.columns:
         codes = dataset.columns.get(column.name, np.full(1, UNKNOWN))
         lines.append((f"column {column.name}", _counts(column.categories, codes)))
     where = "mapped from disk" if isinstance(dataset.x, np.memmap) else "in memory"
-    lines.append(("size", f"{dataset.x.nbytes / 2**20:.1f} MiB as {schema.dtype}, {where}"))
+    lines.append(("size", f"{len(dataset) * dataset.x[:1].nbytes / 2**20:.1f} MiB as {schema.dtype}, {where}"))
     return lines + [("note", note) for note in dataset.notes]
 
 
@@ -171,18 +175,22 @@ def _find(source: Any, options: dict[str, Any]) -> Arrays | Path:
         return as_arrays(source, y)
     if y is not None:
         raise ConfigError("`y` must be given with an array, got a path. Put the labels into an .npz file as `y`.")
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise DataError(_absent(path))
-    if path.is_dir():
-        return path
-    if not path.is_file():
-        raise DataError(f"`{path}` must be a file or a folder, found a device or a pipe. Save the data first.")
-    try:
+    path = Path(source)
+    try:  # a folder above the path may be closed to us, and even asking is then an error
+        path = path.expanduser()
+        if not path.exists():
+            raise DataError(_absent(path))
+        if path.is_dir():
+            return path
+        if not path.is_file():
+            raise DataError(f"`{path}` must be a file or a folder, found a device or a pipe. Save the data first.")
         with builtins.open(path, "rb") as file:
             head = file.read(4096)
     except OSError as error:
-        raise DataError(f"`{path}` must be readable, but: {error.strerror}. Check its permissions.") from error
+        reason = error.strerror or str(error)
+        raise DataError(f"`{path}` must be readable, but: {reason}. Check the path and its permissions.") from error
+    except RuntimeError as error:  # `~name` of nobody
+        raise DataError(f"`{path}` must lie in a home that is there, but: {error} Check the path.") from error
     return _by_content(path, head)
 
 
@@ -270,7 +278,7 @@ def _check_options(
         if name in others:
             if value is False:  # a switch that is off asks for nothing
                 continue
-            raise ConfigError(f"`{name}` must be left out for {what}, got {value!r}. It has no meaning there.")
+            raise ConfigError(f"`{name}` must be left out for {what}, got {value!r}. It has no meaning there: leave it out.")
         near = difflib.get_close_matches(name, known, 1)
         remedy = f"Did you mean `{near[0]}`?" if near else f"The options are {', '.join(known) or 'none'}."
         raise ConfigError(f"Options must be known ones, got `{name}`. {remedy}")

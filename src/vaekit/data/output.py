@@ -5,10 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vaekit.errors import ConfigError, DataError
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".npz", ".jsonl")
+"""The endings of tables, written and read."""
+
+EXAMPLE_SUFFIXES = {"images": ("", ".png", ".npy", ".npz"), "vectors": (".npy", *TABLE_SUFFIXES)}
+"""The endings of examples by their kind; none is a folder."""
+
+
+def listed(suffixes: Sequence[str]) -> str:
+    """Endings as a sentence has them.
+
+    Example:
+        >>> listed(["", ".png", ".npy"])
+        'a folder, .png or .npy'
+    """
+    named = [suffix or "a folder" for suffix in suffixes]
+    return " or ".join(filter(None, (", ".join(named[:-1]), named[-1])))
 
 
 def check_output(out: str | os.PathLike[str], force: bool = False) -> Path:
@@ -21,6 +38,11 @@ def check_output(out: str | os.PathLike[str], force: bool = False) -> Path:
         DataError: if it exists, and `force` is False.
         ConfigError: if it can never be written: a device, or a folder that the process stands in.
     """
+    with _writing(out):  # a folder above it may be closed to us
+        return _checked(out, force)
+
+
+def _checked(out: str | os.PathLike[str], force: bool) -> Path:
     path = Path(os.path.realpath(Path(out).expanduser()))
     if not path.exists():
         beneath = next((parent for parent in path.parents if parent.exists()), path.parent)

@@ -41,7 +41,7 @@ class Column(_Record):
         """
         if str(value) not in self.categories:
             known = ", ".join(self.categories[:20]) + (", ..." if len(self.categories) > 20 else "")
-            raise DataError(f"`{self.name}` must be one of {known}; got {value!r}.")
+            raise DataError(f"`{self.name}` must be one of {known}; got {value!r}. Choose one of them.")
         return self.categories.index(str(value))
 
 
@@ -119,4 +119,6 @@ class Schema(_Record):
             if column.name == name:
                 return column
         known = ", ".join(column.name for column in self.columns) or "no columns"
-        raise DataError(f"The data must have a column `{name}`; it has {known}.")
+        raise DataError(
+            f"The data must have a column `{name}`; it has {known}. Choose one of them, or give labels with the data."
+        )

@@ -75,7 +75,9 @@ def check_array(array: np.ndarray, name: str = "The data") -> None:
             "Use `reshape(-1, 1)` for one value per example, or `reshape(1, -1)` for one example."
         )
     if array.size == 0:
-        raise DataError(f"{name} must have at least one example and one value in each, found the shape {array.shape}.")
+        raise DataError(
+            f"{name} must have at least one example and one value in each, found the shape {array.shape}. Check its source."
+        )
 
 
 def chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -181,9 +183,9 @@ class _Scan:
 
 def _check_options(values: str | None, levels: int | None) -> None:
     if values not in (None, "binary", "levels", "continuous"):
-        raise ConfigError(f"`values` must be binary, levels or continuous, got {values!r}.")
+        raise ConfigError(f"`values` must be binary, levels or continuous, got {values!r}. Leave it out to go by the data.")
     if levels is not None and not 2 <= levels <= _MAX_LEVELS:
-        raise ConfigError(f"`levels` must be between 2 and {_MAX_LEVELS}, got {levels}.")
+        raise ConfigError(f"`levels` must be between 2 and {_MAX_LEVELS}, got {levels}. Use `values='continuous'` for more.")
     if levels is not None and values == "continuous":
         raise ConfigError(f"`levels` must be left out for continuous values, got {levels}. Leave out one of the two.")
     if levels not in (None, 2) and values == "binary":
@@ -209,7 +211,7 @@ def _scan(parts: Sequence[np.ndarray], missing: bool) -> _Scan:
             "Use `missing='nan'` (`--missing nan`) to take NaN as missing values, or fill them in."
         )
     if low > high:
-        raise DataError("The data must have values, found nothing but NaN.")
+        raise DataError("The data must have values, found nothing but NaN. Check how they were made.")
     if max(abs(low), abs(high)) > FLOAT_MAX:
         raise DataError(f"The data must fit a 32-bit float, found {max(abs(low), abs(high)):g}. Divide by a constant first.")
     return _Scan(low, high, parts[0].dtype, bool(nan_rows))

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from vaekit.data.output import atomic_file, atomic_folder, check_output
+from vaekit.data.output import EXAMPLE_SUFFIXES, atomic_file, atomic_folder, check_output, listed
 from vaekit.data.schema import Schema
 from vaekit.data.tabular import read_table, write_table
 from vaekit.errors import ConfigError, require
@@ -35,8 +35,8 @@ def write_examples(
 ) -> None:
     """Examples in the source's layout as files; the ending of `out` chooses the form.
 
-    No ending: a folder of PNG files. `.png`: one grid. `.npy`, `.npz` (key `x`): the array. `.csv`, `.parquet`,
-    `.jsonl`: a row an example, with the columns x0, x1, ..., for vectors only.
+    No ending: a folder of PNG files. `.png`: one grid. `.npy`, `.npz` (key `x`): the array. `.csv`, `.tsv`,
+    `.parquet`, `.jsonl`: a row an example, with the columns x0, x1, ..., for vectors only.
 
     Args:
         values: (N, ...) as `to_source` gives them.
@@ -50,11 +50,9 @@ def write_examples(
         DataError: if `out` exists, and `force` is False.
     """
     suffix = Path(out).suffix.lower()
-    endings = ("a folder, .png, .npy or .npz", ("", ".png", ".npy", ".npz"))
-    if schema.kind == "vectors":
-        endings = (".npy, .npz, .csv, .parquet or .jsonl", (".npy", ".npz", ".csv", ".parquet", ".jsonl"))
-    if suffix not in endings[1]:
-        raise ConfigError(f"The output of {schema.kind} must be {endings[0]}, got `{out}`. Choose another ending.")
+    if suffix not in EXAMPLE_SUFFIXES[schema.kind]:
+        endings = listed(EXAMPLE_SUFFIXES[schema.kind])
+        raise ConfigError(f"The output of {schema.kind} must be {endings}, got `{out}`. Choose another ending.")
     if suffix == "":
         _write_folder(values, schema, out, force, names)
     elif suffix == ".png":
@@ -85,7 +83,7 @@ def write_grid(
     if schema.kind != "images" or Path(out).suffix.lower() != ".png":
         raise ConfigError(f"A grid must be of images and end in .png, got {schema.kind} and `{out}`. Choose another output.")
     if columns is not None and columns < 1:
-        raise ConfigError(f"`columns` must be at least 1, got {columns}.")
+        raise ConfigError(f"`columns` must be at least 1, got {columns}. Leave it out for about a square.")
     # 8 bits are enough to look at
     pixels = to_pixels(values, schema, bits=8, full_range=True)
     picture = tile(pixels, columns)
@@ -172,12 +170,12 @@ def _file_names(num: int, names: Sequence[str] | None) -> list[str]:
         digits = max(5, len(str(num - 1)))
         return [f"{index:0{digits}d}.png" for index in range(num)]
     if len(names) != num:
-        raise ConfigError(f"`names` must name each of the {num} examples, got {len(names)} names.")
+        raise ConfigError(f"`names` must name each of the {num} examples, got {len(names)} names. Give one an example.")
     out, taken = [], set()
     for index, name in enumerate(names):
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or not path.name:
-            raise ConfigError(f"`names` must stay inside the output folder, got {name!r}.")
+            raise ConfigError(f"`names` must stay inside the output folder, got {name!r}. Use relative names without `..`.")
         final = str(path.with_suffix(".png"))
         if final.lower() in taken:  # a.jpg beside a.png
             final = str(path.with_name(f"{path.stem}-{index}.png"))

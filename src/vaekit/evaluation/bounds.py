@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vaekit.component import device_of
-from vaekit.data.dataset import Dataset
+from vaekit.data.dataset import Dataset, spaced
 from vaekit.errors import ConfigError
 from vaekit.inference import Bounds, Progress, bounds, prepare, seeded
 from vaekit.storage import Bundle
@@ -108,7 +108,7 @@ def evaluate_bounds(
         bundle: the model.
         dataset: N examples that fit the model's schema.
         num_samples: K, at least 1.
-        limit: evaluate the first so many examples; None for all.
+        limit: evaluate so many examples, evenly spaced over the data (always the same ones); None for all.
         seed: of all draws; the global random state is left as it was.
         progress: called with (done, total) as examples are done.
 
@@ -120,8 +120,8 @@ def evaluate_bounds(
     if len(dataset) == 0:
         raise ConfigError("The data must hold at least one example, found none. Give another split or file.")
     if limit is not None and limit < len(dataset):
-        dataset = dataset.select(np.arange(limit))
-    totals = _Totals(math.prod(bundle.vae.prior.shape))
+        dataset = dataset.select(spaced(len(dataset), limit))
+    totals = _Totals(bundle.vae.num_latents)
     with seeded(seed, device_of(bundle.vae)):
         for _, batch, part in bounds(bundle, dataset, num_samples, progress):
             totals.add(part, _squared_error(bundle, batch))
@@ -132,10 +132,10 @@ def evaluate_bounds(
 def _squared_error(bundle: Bundle, batch: Batch) -> float:
     """Sum over a block of (x - E p(x|E_q[z]))^2 over the observed values, in level units or in those of the data."""
     inputs = prepare(bundle, batch, expected=True)
-    z = bundle.vae.encode(inputs.x, condition=inputs.condition, mask=inputs.mask).mean
-    mean = bundle.transform.inverse(bundle.vae.decode(z[None], condition=inputs.condition).mean[0])
-    error = (mean.double() - batch.x.to(mean.device).double()).square()
-    return float(error.sum() if inputs.mask is None else error[inputs.mask].sum())
+    z, _ = bundle.vae.encode_flat(inputs.x, condition=inputs.condition, mask=inputs.mask)
+    mean = bundle.transform.inverse(bundle.vae.decode_flat(z[None], inputs.condition).mean[0])
+    error = (mean.cpu().double() - batch.x.cpu().double()).square()
+    return float(error.sum() if batch.mask is None else error[batch.mask.cpu()].sum())
 
 
 def _report(bundle: Bundle, totals: _Totals, num_samples: int) -> BoundReport:

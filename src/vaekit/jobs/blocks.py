@@ -95,8 +95,7 @@ def posterior_of(bundle: Bundle, dataset: Dataset, progress: Progress | None = N
 
         def encode(x: Tensor, mask: Tensor | None, *codes: Tensor, names: list[str] = names) -> tuple[Tensor, Tensor]:
             condition = dict(zip(names, codes, strict=True)) or None
-            q = bundle.vae.encode(x, condition=condition, mask=mask)
-            return q.mean, q.variance.sqrt()
+            return bundle.vae.encode_flat(x, condition=condition, mask=mask)
 
         mean, scale = in_blocks(encode, [inputs.x, inputs.mask, *columns], block)
         means.append(mean.cpu())
@@ -127,7 +126,7 @@ def decoded(
     device = device_of(bundle.vae)
 
     def decode(z: Tensor, features: Tensor | None) -> tuple[Tensor]:
-        p = bundle.vae.likelihood(z[None], features)
+        p = bundle.vae.decode_flat(z[None], features)
         return (bundle.transform.inverse(p.mean[0] if mean else p.sample()[0]),)
 
     parts = []

@@ -107,7 +107,7 @@ def decode(
 def read_latents(bundle: Bundle, source: Any) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
     """Latents (N, D) from numbers, an `Encoding`, or a file that `encode` wrote, and the codes of conditions beside them.
 
-    A table has columns z0, z1, ...; columns of the model's conditions are used, all others are left alone.
+    A table has columns z0, z1, ...; columns of the model's conditions are used, as text, all others are left alone.
 
     Raises:
         DataError: if the file cannot be read, or lacks a column.
@@ -119,8 +119,8 @@ def read_latents(bundle: Bundle, source: Any) -> tuple[np.ndarray, dict[str, tor
     path = Path(source)
     if path.suffix == ".npy":
         return _read_npy(path), {}
-    table = read_table(path)
-    names = [f"z{d}" for d in range(bundle.vae.prior.shape[0])]
+    table = read_table(path, text=_conditions(bundle))
+    names = [f"z{d}" for d in range(bundle.vae.num_latents)]
     missing = [name for name in names if name not in table]
     if missing:
         raise DataError(
@@ -135,8 +135,12 @@ def read_latents(bundle: Bundle, source: Any) -> tuple[np.ndarray, dict[str, tor
 
 
 def _condition_codes(bundle: Bundle, columns: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    conditions = () if bundle.vae.condition is None else bundle.vae.condition.categories
-    return codes_of_text(bundle.schema, {name: columns[name] for name in conditions if name in columns})
+    names = [name for name in _conditions(bundle) if name in columns]
+    return codes_of_text(bundle.schema, {name: columns[name] for name in names})
+
+
+def _conditions(bundle: Bundle) -> tuple[str, ...]:
+    return () if bundle.vae.condition is None else tuple(bundle.vae.condition.categories)
 
 
 def _read_npy(path: Path) -> np.ndarray:
@@ -152,7 +156,7 @@ def check_latents(bundle: Bundle, z: np.ndarray) -> torch.Tensor:
     Raises:
         DataError: if they are not (N, D) with the model's D, or not finite.
     """
-    num_latents = bundle.vae.prior.shape[0]
+    num_latents = bundle.vae.num_latents
     try:
         array = np.asarray(z, dtype=np.float32)
     except (TypeError, ValueError) as error:

@@ -70,7 +70,7 @@ def generate(
             count = min(block, num - start)
             columns = draw_codes(bundle, block, fixed)
             condition = bundle.vae.condition_of(columns, block)
-            z = bundle.vae.sample_prior(block, condition=condition, temperature=temperature)[0]
+            z = bundle.vae.sample_prior(block, condition=condition, temperature=temperature).flatten(2)[0]
             parts.append(decoded(bundle, z, features_of(bundle, columns, block), draw)[:count])
             codes.append({name: values[:count] for name, values in columns.items()})
             if progress is not None:

@@ -48,7 +48,7 @@ def interpolate(
     if num_steps < 2:
         raise ConfigError(f"`num_steps` must be at least 2, got {num_steps}. Both ends are steps.")
     if path not in PATHS:
-        raise ConfigError(f"`path` must be linear or spherical, got {path!r}.")
+        raise ConfigError(f"`path` must be linear or spherical, got {path!r}. Use linear when in doubt.")
     ends = dataset.select([start, end])
     mean, _ = posterior_of(bundle, ends)
     t = torch.linspace(0, 1, num_steps)[:, None]

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaekit.data.dataset import Dataset
+from vaekit.component import device_of
+from vaekit.data.dataset import Dataset, spaced
 from vaekit.distributions import unit_kl
 from vaekit.errors import ConfigError
-from vaekit.inference import prepare
+from vaekit.inference import prepare, seeded
 from vaekit.jobs.blocks import block_size, decoded, in_blocks, posterior_of
 from vaekit.jobs.conditions import codes_where, features_of, features_of_data
 from vaekit.storage import Bundle
@@ -66,7 +67,7 @@ def traverse(
         DataError: if a category is unknown.
     """
     _check(dataset, example, num_units, num_steps, reach)
-    num_latents = bundle.vae.prior.shape[0]
+    num_latents = bundle.vae.num_latents
     held = torch.zeros(num_latents)
     with torch.inference_mode():
         features = features_of(bundle, {name: torch.tensor([code]) for name, code in codes_where(bundle, where).items()}, 1)
@@ -85,9 +86,9 @@ def traverse(
 
 def _check(dataset: Dataset | None, example: int | None, num_units: int, num_steps: int, reach: float) -> None:
     if num_units < 1:
-        raise ConfigError(f"`num_units` must be at least 1, got {num_units}.")
+        raise ConfigError(f"`num_units` must be at least 1, got {num_units}. A unit is a row.")
     if num_steps < 2:
-        raise ConfigError(f"`num_steps` must be at least 2, got {num_steps}.")
+        raise ConfigError(f"`num_steps` must be at least 2, got {num_steps}. Both ends are steps.")
     if not 0 < reach < float("inf"):
         raise ConfigError(f"`reach` must be a number > 0, got {reach}. 3 covers a standard normal prior.")
     if example is None:
@@ -95,23 +96,25 @@ def _check(dataset: Dataset | None, example: int | None, num_units: int, num_ste
     if dataset is None:
         raise ConfigError(f"`example` must come with data, got {example} and none. Give the data that it is an index of.")
     if not 0 <= example < len(dataset):
-        raise ConfigError(f"`example` must be an index from 0 to {len(dataset) - 1}, got {example}.")
+        raise ConfigError(
+            f"`example` must be an index from 0 to {len(dataset) - 1}, got {example}. Choose an example of the data."
+        )
 
 
 def _rates(bundle: Bundle, dataset: Dataset) -> Tensor:
     """(D,): mean KL of each unit to the prior; where that does not split over units, the variance of the means."""
-    if len(dataset) > SAMPLE:
-        dataset = dataset.select(np.linspace(0, len(dataset) - 1, SAMPLE).astype(np.int64))
-    block = block_size(bundle.schema)
-    total = None
-    for start in range(0, len(dataset), block):
-        inputs = prepare(bundle, dataset.batch(np.arange(start, min(start + block, len(dataset)))), expected=True)
-        q = bundle.vae.encode(inputs.x, condition=inputs.condition, mask=inputs.mask)
-        rates = unit_kl(q, bundle.vae.prior(bundle.vae.encode_condition(inputs.condition)))
-        if rates is None:
-            return posterior_of(bundle, dataset)[0].var(0, unbiased=False)
-        total = rates.sum(0).cpu() if total is None else total + rates.sum(0).cpu()
-    assert total is not None
+    dataset = dataset.select(spaced(len(dataset), SAMPLE))
+    block, device = block_size(bundle.schema), device_of(bundle.vae)
+    total = torch.zeros(bundle.vae.num_latents)
+    with seeded(0, device):  # of one level the KL does not depend on what is drawn
+        for start in range(0, len(dataset), block):
+            inputs = prepare(bundle, dataset.batch(np.arange(start, min(start + block, len(dataset)))), expected=True)
+            trace = bundle.vae(inputs.x, condition=inputs.condition, mask=inputs.mask)
+            levels = [unit_kl(latent.posterior, latent.prior) for latent in trace.latents]
+            rates = [level for level in levels if level is not None]
+            if len(rates) < len(levels):
+                return posterior_of(bundle, dataset)[0].var(0, unbiased=False)
+            total += torch.cat([level.reshape(len(inputs.x), -1).sum(0) for level in rates]).cpu()
     return total / len(dataset)
 
 
@@ -123,10 +126,10 @@ def _change(bundle: Bundle, held: Tensor, features: Tensor | None, reach: float)
     high.fill_diagonal_(reach)
 
     def change(low: Tensor, high: Tensor, features: Tensor | None) -> tuple[Tensor]:
-        ends = [bundle.vae.likelihood(z[None], features).mean[0] for z in (low, high)]
+        ends = [bundle.vae.decode_flat(z[None], features).mean[0] for z in (low, high)]
         return ((ends[1] - ends[0]).square().flatten(1).mean(1),)
 
-    on = next(bundle.vae.likelihood.parameters()).device
+    on = device_of(bundle.vae)
     (changes,) = in_blocks(change, [low.to(on), high.to(on), _repeated(features, num)], block_size(bundle.schema))
     return changes.cpu()
 

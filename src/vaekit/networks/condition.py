@@ -24,6 +24,9 @@ class ConditionEncoder(Component):
         features: width of each column's embedding.
         dropout: the share of codes that are made unknown in training, in [0, 1).
 
+    Raises:
+        ConfigError: for no column, a column without categories, or a dropout outside [0, 1).
+
     Example:
         >>> ConditionEncoder({"label": 10}, features=4)({"label": torch.tensor([3, -1])}).shape
         torch.Size([2, 4])
@@ -32,7 +35,10 @@ class ConditionEncoder(Component):
     def __init__(self, categories: Mapping[str, int], features: int = 16, dropout: float = 0.0) -> None:
         super().__init__()
         if not categories or min(categories.values()) < 1:
-            raise ConfigError(f"`categories` must give at least one column with at least one category, got {dict(categories)}.")
+            raise ConfigError(
+                f"`categories` must give at least one column with at least one category, got {dict(categories)}. Leave the "
+                "encoder out for a model without conditions."
+            )
         if not 0 <= dropout < 1:
             raise ConfigError(f"`dropout` must be in [0, 1), got {dropout}. Use 0 for none.")
         self.categories, self.dropout = dict(categories), dropout
@@ -51,7 +57,11 @@ class ConditionEncoder(Component):
         """
         missing = [name for name in self.categories if name not in condition]
         if missing:
-            raise ConfigError(f"The model is conditioned on {', '.join(self.categories)}; {', '.join(missing)} must be given.")
+            found = ", ".join(condition) or "none"
+            raise ConfigError(
+                f"The model is conditioned on {', '.join(self.categories)}; {', '.join(missing)} must be given, found {found}. "
+                "Give the code -1 where it is unknown."
+            )
         parts = [
             embedding(self._drop(condition[name].long() + 1))
             for name, embedding in zip(self.categories, self.embeddings, strict=True)

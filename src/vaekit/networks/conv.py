@@ -66,10 +66,11 @@ def stage_sizes(height: int, width: int, num_stages: int) -> list[tuple[int, int
 
 def _check(shape: Sequence[int], channels: Sequence[int], num_blocks: int) -> tuple[int, int, int]:
     if len(shape) != 3 or min(shape) < 1:
-        raise ConfigError(f"`shape` must be (C, H, W) with sizes of at least 1, got {tuple(shape)}.")
+        raise ConfigError(f"`shape` must be (C, H, W) with sizes of at least 1, got {tuple(shape)}. Use an MLP for others.")
     if not channels or min(channels) < 1 or num_blocks < 0:
         raise ConfigError(
-            f"`channels` must hold widths of at least 1 and `num_blocks` be >= 0, got {tuple(channels)} and {num_blocks}."
+            f"`channels` must hold widths of at least 1 and `num_blocks` be >= 0, got {tuple(channels)} and {num_blocks}. "
+            "Give a width for each stage, such as [32, 64]."
         )
     return shape[0], shape[1], shape[2]
 
@@ -88,6 +89,9 @@ class ConvEncoder(Component):
         condition_features: width of the condition, 0 for none.
         input_range: (low, high) of the data, brought to [-1, 1].
         observe_mask: whether the mask of missing elements is part of the input.
+
+    Raises:
+        ConfigError: for sizes or widths below 1, a negative `num_blocks`, or an `input_range` that does not rise.
 
     Example:
         >>> ConvEncoder([1, 5, 7], [4, 8], features=6)(torch.zeros(2, 1, 5, 7)).shape
@@ -126,9 +130,14 @@ class ConvEncoder(Component):
         return LinearHead(self.out_shape[0], num_parameters, event_shape)
 
     def forward(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(..., C, H, W) to (..., F)."""
+        """(..., C, H, W) to (..., F).
+
+        Raises:
+            ConfigError: for a condition of another width than the network was built for.
+        """
         lead = x.shape[:-3]
-        h = self.inputs(x.flatten(0, -4), None if mask is None else mask.expand(x.shape).flatten(0, -4))
+        observed = None if mask is None else mask.expand(x.shape).flatten(0, -4)
+        h = self.inputs(x.flatten(0, -4), observed, self.stem.weight.dtype)
         h = self.stages(self.stem(h.contiguous(memory_format=torch.channels_last)))
         h = F.silu(h).flatten(1).unflatten(0, lead)
         return F.silu(self.project(append_condition(h, condition, self.condition_features)))
@@ -143,6 +152,9 @@ class ConvDecoder(Component):
         channels: width of each stage, in the encoder's order: the first works at full size.
         num_blocks: residual blocks a stage.
         condition_features: width of the condition, 0 for none.
+
+    Raises:
+        ConfigError: for sizes or widths below 1, or a negative `num_blocks`.
 
     Example:
         >>> ConvDecoder(3, [1, 5, 7], [4, 8])(torch.zeros(2, 9, 3)).shape
@@ -186,7 +198,11 @@ class ConvDecoder(Component):
         return ConvHead(self.out_shape, num_parameters, event_shape)
 
     def forward(self, z: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(..., D) to (..., F, H, W)."""
+        """(..., D) to (..., F, H, W).
+
+        Raises:
+            ConfigError: for a condition of another width than the network was built for.
+        """
         lead = z.shape[:-1]
         z = append_condition(z, condition, self.condition_features)
         h = self.start(z.flatten(0, -2)).unflatten(1, self.start_shape).contiguous(memory_format=torch.channels_last)

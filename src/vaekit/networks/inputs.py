@@ -27,7 +27,7 @@ def activation_of(name: str) -> nn.Module:
         ConfigError: for a name that is not in `ACTIVATIONS`.
     """
     if name not in ACTIVATIONS:
-        raise ConfigError(f"`activation` must be one of {', '.join(ACTIVATIONS)}; got {name!r}.")
+        raise ConfigError(f"`activation` must be one of {', '.join(ACTIVATIONS)}; got {name!r}. Use `silu` if in doubt.")
     return ACTIVATIONS[name]()
 
 
@@ -39,22 +39,28 @@ class Inputs(nn.Module):
     Args:
         input_range: (low, high) of the data, or None to leave it as it is.
         observe_mask: whether the network gets the mask beside the data; see `forward`.
+
+    Raises:
+        ConfigError: for a range that does not rise.
     """
 
     def __init__(self, input_range: Sequence[float] | None, observe_mask: bool) -> None:
         super().__init__()
         if input_range is not None and (len(input_range) != 2 or not input_range[0] < input_range[1]):
-            raise ConfigError(f"`input_range` must be (low, high) with low < high, got {tuple(input_range)}.")
+            raise ConfigError(
+                f"`input_range` must be (low, high) with low < high, got {tuple(input_range)}. Use None to leave the data."
+            )
         self.centre = 0.0 if input_range is None else (input_range[0] + input_range[1]) / 2
         self.factor = 1.0 if input_range is None else 2 / (input_range[1] - input_range[0])
         self.observe_mask = observe_mask
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor:
         """The scaled input; with `observe_mask`, the mask (1 observed, 0 missing) is appended along dimension 1.
 
-        A missing element is 0, the centre of the range, whatever stands there, so that NaN never enters.
+        A missing element is 0, the centre of the range, whatever stands there, so that NaN never enters. Whole numbers and
+        booleans become `dtype`, that of the network's weights; floating numbers stay in theirs.
         """
-        y = (x.float() if not x.is_floating_point() else x).sub(self.centre).mul(self.factor)
+        y = (x if x.is_floating_point() else x.to(dtype)).sub(self.centre).mul(self.factor)
         if mask is not None:
             y = torch.where(mask, y, 0.0)
         if not self.observe_mask:

@@ -53,7 +53,7 @@ class MLP(Component):
         observe_mask: whether the mask of missing elements is part of the input.
 
     Raises:
-        ConfigError: for an empty or non-positive width, or an unknown activation.
+        ConfigError: for an empty or non-positive width, an unknown activation, or an `input_range` that does not rise.
 
     Example:
         >>> MLP(4, [8, 6])(torch.zeros(3, 4)).shape
@@ -74,7 +74,8 @@ class MLP(Component):
         shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
         if not hidden or min(*hidden, *shape) < 1:
             raise ConfigError(
-                f"An MLP must have layers and sizes of at least 1, got in_shape={shape} and hidden={tuple(hidden)}."
+                f"An MLP must have layers and sizes of at least 1, got in_shape={shape} and hidden={tuple(hidden)}. "
+                "Give at least one width."
             )
         self.in_dims, self.condition_features, self.residual = len(shape), condition_features, residual
         self.inputs = Inputs(input_range, observe_mask)
@@ -87,10 +88,14 @@ class MLP(Component):
         return LinearHead(self.out_shape[0], num_parameters, event_shape)
 
     def forward(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(..., *in_shape) to (..., F)."""
+        """(..., *in_shape) to (..., F).
+
+        Raises:
+            ConfigError: for a condition of another width than the network was built for.
+        """
         lead = x.shape[: x.dim() - self.in_dims]
         observed = None if mask is None else mask.expand(x.shape).flatten(0, len(lead) - 1)
-        h = self.inputs(x.flatten(0, len(lead) - 1), observed)
+        h = self.inputs(x.flatten(0, len(lead) - 1), observed, next(self.parameters()).dtype)
         h = append_condition(h.flatten(1).unflatten(0, lead), condition, self.condition_features)
         for layer in self.layers:
             out = layer(h)

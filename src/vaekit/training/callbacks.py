@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from vaekit.data.output import atomic_file
 from vaekit.errors import MissingExtraError, require
 from vaekit.training.schedules import Budget
 
@@ -45,16 +46,19 @@ class MetricsFile(Callback):
 
     def on_start(self, step: int, budget: Budget) -> None:
         """Drops what a killed run wrote after its last checkpoint, a half line included."""
-        kept = []
-        if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
-                    break  # the half line that the kill left
-                if record["step"] <= step:
-                    kept.append(line + "\n")
-        self.path.write_text("".join(kept), encoding="utf-8")
+        if not self.path.exists():
+            return
+        text, kept = self.path.read_text(encoding="utf-8"), []
+        for line in text.splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break  # the half line that the kill left
+            if record["step"] <= step:
+                kept.append(line + "\n")
+        if "".join(kept) != text:
+            with atomic_file(self.path) as path:
+                path.write_text("".join(kept), encoding="utf-8")
 
     def _write(self, record: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -164,14 +168,17 @@ class Lines(Callback):
 class Live(Lines):
     """A live panel, for a terminal."""
 
-    def on_start(self, step: int, budget: Budget) -> None:
-        """Opens the panel."""
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.live import Live as Panel
 
+        super().__init__()
         self.console = Console(stderr=True)
-        self.report: dict[str, float] = {}
         self.panel = Panel(console=self.console, refresh_per_second=4, transient=True)
+        self.report: dict[str, float] = {}
+
+    def on_start(self, step: int, budget: Budget) -> None:
+        """Opens the panel."""
         self.panel.start()
         super().on_start(step, budget)
 
@@ -228,8 +235,7 @@ class Live(Lines):
 
     def close(self) -> None:
         """Gives the terminal back after an error."""
-        if hasattr(self, "panel"):
-            self.panel.stop()
+        self.panel.stop()
 
 
 def display(kind: str) -> list[Callback]:

@@ -85,9 +85,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[Json]) -> None:
     """Puts back what `optimizer_tensors` took."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:
+            # Fused kernels walk memory without looking at strides: a moment must lie as its parameter does.
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype, device="cpu", requires_grad=False).copy_(tensor)
         state.setdefault(int(index), {})[key] = tensor
     current = optimizer.state_dict()["param_groups"]
     merged = [

@@ -34,7 +34,6 @@ class TrainConfig(BaseModel):
         validate_every: steps between validations; None for one an epoch, at least 50 steps apart.
         checkpoint_seconds: seconds between checkpoints; it has no influence on the weights.
         precision: `float32`, `bf16`, or `auto`: what a short measurement on this machine finds faster.
-        compile: whether the step is compiled by torch.compile.
         seed: of everything random.
     """
 
@@ -59,7 +58,6 @@ class TrainConfig(BaseModel):
     validate_every: int | None = Field(default=None, ge=1)
     checkpoint_seconds: float = Field(default=30.0, ge=0)
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    compile: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
 
     @model_validator(mode="after")

@@ -36,8 +36,11 @@ from vaekit.training.validation import validate
 from vaekit.types import Condition, Json
 from vaekit.vae import VAE
 
-CHECKPOINT_FILE, BEST_FILE = Path("last") / "checkpoint.safetensors", Path("best.safetensors")
+CHECKPOINT_FILE = Path("last") / "checkpoint.safetensors"
 REPORT_SECONDS = 2.0
+AGREE_EVERY = 10
+"""Steps between two moments at which several processes agree on what their clocks and signals say."""
+_MAX_ELEMENTS = 2**24
 _HOPELESS_STEPS = 200
 _foreach_lerp: Any = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
 
@@ -103,6 +106,21 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Agreed:
+    """What clocks and signals say, settled between the processes.
+
+    Attributes:
+        progress: the share of the budget that is done.
+        interrupted: whether a person or the system asked to stop.
+        checkpoint: whether a checkpoint is due.
+    """
+
+    progress: float
+    interrupted: bool
+    checkpoint: bool
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a run leaves: the best weights, where they came from, and how the run ended."""
 
@@ -126,6 +144,7 @@ class Trainer:
         folder: for checkpoints; None to keep everything in memory.
         callbacks: told what happens, on the first process only.
         fingerprint: of the data, compared on resume.
+        resume: go on from the checkpoint in the folder.
     """
 
     def __init__(
@@ -140,9 +159,10 @@ class Trainer:
         folder: Path | None = None,
         callbacks: Sequence[Callback] = (),
         fingerprint: str = "",
+        resume: bool = False,
     ) -> None:
         self.config, self.data, self.held_out, self.folder, self.fabric = config, data, held_out, folder, fabric
-        self.callbacks, self.fingerprint, self.objective = callbacks, fingerprint, objective
+        self.callbacks, self.fingerprint, self.objective, self.resume = callbacks, fingerprint, objective, resume
         self.vae, self.transform = vae.to(fabric.device), transform.to(fabric.device)
         self.sampler = Sampler(len(data), config.batch_size, config.seed, fabric.global_rank, fabric.world_size)
         self.budget = Budget.of(config, len(data))
@@ -150,6 +170,8 @@ class Trainer:
         self.validate_every = config.validate_every or max(50, -(-len(data) // config.batch_size))
         self.best_weights: dict[str, Tensor] = {}
         self.window = Window()
+        self.agreed = Agreed(0.0, False, False)
+        self._checkpointed = self._reported = time.monotonic()
         self._interrupted = False
         self._advised: set[str] = set()
 
@@ -178,10 +200,10 @@ class Trainer:
         torch.manual_seed(self.config.seed + 7919 * self.fabric.global_rank)
         checkpoint = self._find_checkpoint()
         if checkpoint is None:
-            first = Sampler(len(self.data), min(len(self.data), 1024), self.config.seed).batch(0)
+            num = max(1, min(len(self.data), 1024, _MAX_ELEMENTS // self.data.schema.num_dimensions))
+            first = Sampler(len(self.data), num, self.config.seed).batch(0)
             batch = self.data.batch(first).to(self.fabric.device)
             self.vae.initialize(self.transform(batch.x), batch.mask)
-        self.averaged = copy.deepcopy(self.vae).requires_grad_(False).eval() if self.config.ema else self.vae
         step = Step(self.vae, self.transform, self.objective, self.config.num_samples).train()
         self.parameters = [p for p in step.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
@@ -193,15 +215,16 @@ class Trainer:
             fused=self.fabric.device.type in ("cpu", "cuda"),
         )
         module, self.optimizer = self.fabric.setup(step, optimizer)
-        self.step_module = torch.compile(module, dynamic=False) if self.config.compile else module
+        self.step_module = module
+        # After the set-up, which gives all processes the weights of the first.
+        self.averaged = copy.deepcopy(self.vae).requires_grad_(False).eval() if self.config.ema else self.vae
         if checkpoint is not None:
             self._restore(checkpoint)
 
     def _find_checkpoint(self) -> Checkpoint | None:
-        path = None if self.folder is None else self.folder / CHECKPOINT_FILE
-        if path is None or not path.exists():
+        if self.folder is None or not self.resume:
             return None
-        checkpoint = Checkpoint.load(path)
+        checkpoint = Checkpoint.load(self.folder / CHECKPOINT_FILE)
         if checkpoint.state["fingerprint"] != self.fingerprint:
             raise TrainingError(
                 "A run must be resumed on the data it began with, found other data. Give the same data, or start anew "
@@ -220,11 +243,10 @@ class Trainer:
         restore_random_state(checkpoint.part(f"random.{self.fabric.global_rank % ranks}"), self.fabric.device)
         self.progress = Progress(**{**state["progress"], "best_loss": float(state["progress"]["best_loss"])})
         self.budget.restart_clock(state["elapsed"])
-        assert self.folder is not None
-        best = self.folder / BEST_FILE
-        self.best_weights = Checkpoint.load(best).tensors if best.exists() else {}
-        if self.progress.stopped in ("interrupted", "budget"):
-            self.progress.stopped = ""  # the budget may have been raised
+        self.best_weights = checkpoint.part("best")
+        patience = self.config.patience  # it may have been raised, as the budget
+        self.progress.stopped = "patience" if patience and self.progress.stale >= patience else ""
+        self._agree()
         self._stop_if_done()
 
     # ---------------------------------------------------------------- a step
@@ -248,7 +270,7 @@ class Trainer:
 
     def _update(self, step: int, skip: Tensor) -> None:
         """Adam and the average; a step whose gradient is no good is left out by the optimiser's kernel itself."""
-        rate = learning_rate(self.config, step, self.budget.progress(step))
+        rate = learning_rate(self.config, step, self._progress_at(step))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         inner: Any = self.optimizer.optimizer if hasattr(self.optimizer, "optimizer") else self.optimizer
@@ -267,8 +289,9 @@ class Trainer:
         """Everything between steps: validation, report, checkpoint, and whether to stop."""
         progress = self.progress
         progress.step += 1
+        self._agree()
         self._stop_if_done()
-        if self._interrupted:
+        if self.agreed.interrupted and not progress.stopped:
             progress.stopped = "interrupted"
         due = progress.step % self.validate_every == 0
         if due or progress.stopped == "budget":
@@ -276,15 +299,30 @@ class Trainer:
         now = time.monotonic()
         if now - self._reported >= REPORT_SECONDS:
             self._report()
-        if self.folder is not None and (progress.stopped or now - self._checkpointed >= self.config.checkpoint_seconds):
+        if self.folder is not None and (progress.stopped or self.agreed.checkpoint):
             self._checkpoint()
 
+    def _agree(self) -> None:
+        """What clocks and signals say, the same for all processes: several of them settle it every few steps."""
+        step, now = self.progress.step, time.monotonic()
+        due = now - self._checkpointed >= self.config.checkpoint_seconds
+        mine = Agreed(self.budget.progress(step), self._interrupted, due)
+        if self.fabric.world_size > 1:
+            if step % AGREE_EVERY:
+                mine = Agreed(self.agreed.progress, False, False)
+            else:
+                said = torch.tensor([mine.progress, float(mine.interrupted), float(mine.checkpoint)], device=self.fabric.device)
+                torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
+                share, interrupted, checkpoint = said.tolist()
+                mine = Agreed(share, interrupted > 0, checkpoint > 0)
+        self.agreed = mine
+
+    def _progress_at(self, step: int) -> float:
+        """The share of the budget that is done, the same for all processes."""
+        return self.agreed.progress if self.budget.total_steps is None else self.budget.progress(step)
+
     def _stop_if_done(self) -> None:
-        """The end of the budget; with several processes and a clock, the first process decides for all."""
-        done = self.budget.progress(self.progress.step) >= 1.0
-        if self.fabric.world_size > 1 and self.budget.total_steps is None:
-            done = bool(self.fabric.broadcast(done))
-        if done:
+        if self._progress_at(self.progress.step) >= 1.0:
             self.progress.stopped = "budget"
 
     # ------------------------------------------------- validation and reports
@@ -302,8 +340,6 @@ class Trainer:
             progress.best_loss, progress.best_step, progress.stale = loss, progress.step, 0
             progress.best_validation = progress.validation
             self.best_weights = {k: v.detach().cpu().clone() for k, v in self.averaged.state_dict().items()}
-            if self.folder is not None and self.fabric.is_global_zero:
-                Checkpoint(self.best_weights, {"step": progress.step}).save(self.folder / BEST_FILE)
         else:
             progress.stale += 1
             if self.config.patience and progress.stale >= self.config.patience and not progress.stopped:
@@ -354,6 +390,7 @@ class Trainer:
             parts: dict[str, dict[str, Tensor]] = {
                 "model": self.vae.state_dict(),
                 "average": self.averaged.state_dict() if self.config.ema else {},
+                "best": self.best_weights,
                 "objective": self.objective.state_dict(),
                 "optimizer": optimizer,
                 **{f"random.{rank}": state for rank, state in enumerate(states)},

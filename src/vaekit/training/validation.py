@@ -15,7 +15,7 @@ from vaekit.vae import VAE
 ACTIVE_VARIANCE = 1e-2
 """A unit is active when Cov_x(E_q[u]) is above it (Burda et al., 2016, section 5)."""
 
-_MAX_BATCH = 256
+_MAX_BATCH, _MAX_ELEMENTS = 256, 2**22
 
 
 @torch.no_grad()
@@ -31,30 +31,35 @@ def validate(
     device = fabric.device
     training = vae.training
     vae.eval()
+    size = max(1, min(_MAX_BATCH, _MAX_ELEMENTS // data.schema.num_dimensions))
+    # A process without an example of its own still takes part, with a weight of 0.
+    mine = torch.arange(len(data))[fabric.global_rank :: fabric.world_size]
+    weight, chunks = (1, mine.split(size)) if len(mine) else (0, (torch.zeros(1, dtype=torch.long),))
     totals: dict[str, Tensor] = {}
     means: list[Tensor] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed + 1 + fabric.global_rank)
-        for indices in torch.arange(len(data))[fabric.global_rank :: fabric.world_size].split(_MAX_BATCH):
+        for indices in chunks:
             batch = data.batch(indices).to(device)
             condition = vae.condition_of(batch.columns, len(indices))
             trace = vae(transform(batch.x), condition=condition, mask=batch.mask, num_samples=config.validation_samples)
             bound = objective(trace)
             values = {"loss": bound.loss, "elbo": bound.elbo, "rate": bound.rate, "distortion": bound.distortion, **bound.terms}
             for name, value in values.items():
-                totals[name] = totals.get(name, torch.zeros((), device=device, dtype=torch.float64)) + value * len(indices)
-            means.append(trace.posterior_mean)
+                sum_ = value.detach().cpu().double() * (len(indices) * weight)
+                totals[name] = totals[name] + sum_ if name in totals else sum_
+            means.append(trace.posterior_mean.cpu().double())
     vae.train(training)
-    return _reduce(totals, torch.cat(means), fabric)
+    return _reduce(totals, torch.cat(means) * weight, len(mine), fabric)
 
 
-def _reduce(totals: dict[str, Tensor], means: Tensor, fabric: Fabric) -> dict[str, float]:
+def _reduce(totals: dict[str, Tensor], means: Tensor, num: int, fabric: Fabric) -> dict[str, float]:
     """Sums over the processes, then means over all examples."""
-    moments = torch.stack([torch.ones_like(means[0]) * len(means), means.sum(0), means.square().sum(0)]).double()
+    moments = torch.stack([torch.full_like(means[0], num), means.sum(0), means.square().sum(0)])
     packed = torch.cat([torch.stack(list(totals.values())), moments.flatten()])
     if fabric.world_size > 1:
-        packed = fabric.all_reduce(packed, reduce_op="sum")
-        assert isinstance(packed, Tensor)
+        packed = packed.to(fabric.device)
+        torch.distributed.all_reduce(packed)
     count, first, second = packed[len(totals) :].view(3, -1)
     result = {name: (packed[i] / count[0]).item() for i, name in enumerate(totals)}
     variance = second / count - (first / count).square()
