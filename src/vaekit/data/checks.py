@@ -34,4 +34,5 @@ def duplicates_note(x: np.ndarray, splits: Mapping[str, np.ndarray]) -> tuple[st
 
 
 def _hashes(x: np.ndarray, indices: np.ndarray) -> list[int]:
-    return [hash(x[index].tobytes()) for index in indices]
+    rows = np.asarray(x)  # a mapped array makes a mapped array of every row, which costs more than the hash
+    return [hash(rows[index].tobytes()) for index in indices]

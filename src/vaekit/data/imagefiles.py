@@ -83,6 +83,9 @@ def list_images(path: Path) -> Listing:
     return listing
 
 
+_NUMBERS = re.compile(r"([0-9]+)")
+
+
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sorts numbers in names by their size.
 
@@ -90,7 +93,7 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
         >>> sorted(["a10.png", "a9.png"], key=natural_key)
         ['a9.png', 'a10.png']
     """
-    parts: list[str | int] = list(re.split(r"([0-9]+)", name))
+    parts: list[str | int] = list(_NUMBERS.split(name))
     parts[1::2] = [int(part) for part in parts[1::2]]
     return parts, name
 
@@ -105,17 +108,20 @@ def read_structure(names: Sequence[str]) -> Structure:
         >>> read_structure(["d/train/a/1.png", "d/train/b/1.png", "d/test/b/2.png"])
         Structure(splits={'train': [0, 1], 'test': [2]}, labels=['a', 'b', 'b'], outside=[])
     """
-    paths = [name.split("/")[:-1] for name in names]
-    common = _common_depth(paths)
-    tops = [path[common].lower() if len(path) > common else "" for path in paths]
-    if "train" not in tops:
-        return Structure({}, _classes([path[common:] for path in paths]), [])
+    folders = [name.rpartition("/")[0] for name in names]
+    distinct = {folder: folder.split("/") if folder else [] for folder in set(folders)}  # few, where files are many
+    common = _common_depth(list(distinct.values()))
+    tops = {folder: path[common].lower() if len(path) > common else "" for folder, path in distinct.items()}
+    if "train" not in tops.values():
+        below = {folder: path[common:] for folder, path in distinct.items()}
+        return Structure({}, _classes([below[folder] for folder in folders]), [])
     splits: dict[str, list[int]] = {}
-    for index, top in enumerate(tops):
-        if top in _SPLITS:
-            splits.setdefault(_SPLITS[top], []).append(index)
-    inside = [path[common + 1 :] for path, top in zip(paths, tops, strict=True) if top in _SPLITS]
-    outside = [index for index, top in enumerate(tops) if top not in _SPLITS]
+    for index, folder in enumerate(folders):
+        if tops[folder] in _SPLITS:
+            splits.setdefault(_SPLITS[tops[folder]], []).append(index)
+    below = {folder: path[common + 1 :] for folder, path in distinct.items()}
+    inside = [below[folder] for folder in folders if tops[folder] in _SPLITS]
+    outside = [index for index, folder in enumerate(folders) if tops[folder] not in _SPLITS]
     order = {name: splits[name] for name in ("train", "valid", "test") if name in splits}
     return Structure(order, _classes(inside), outside)
 
