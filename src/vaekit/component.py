@@ -11,6 +11,8 @@ built: a class enters it when it is defined, so nothing that a file names can be
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -149,3 +151,14 @@ def device_of(component: nn.Module) -> torch.device:
     for tensor in (*component.parameters(), *component.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Convolutions in all of float32 on a GPU, where cuDNN would otherwise round their inputs to ten bits (TF32)."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

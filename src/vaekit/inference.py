@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import MixtureSameFamily
 
 from vaekit import objectives
-from vaekit.component import device_of
+from vaekit.component import device_of, full_precision
 from vaekit.data.dataset import Dataset
 from vaekit.errors import ConfigError
 from vaekit.storage import Bundle
@@ -194,7 +194,8 @@ def _block_bounds(bundle: Bundle, batch: Batch, num_samples: int, chunk: int) ->
     sums, rate, log_likelihood, mean = _LogSums(), 0.0, 0.0, 0.0
     for first in range(0, num_samples, chunk):
         k = min(chunk, num_samples - first)
-        trace = _trace(bundle.vae, inputs, k)
+        with full_precision():
+            trace = _trace(bundle.vae, inputs, k)
         sums.add(_exact(trace.log_weights))
         rate = rate + _exact(objectives.rate(trace)) * (k / num_samples)
         log_likelihood = log_likelihood + _exact(trace.log_likelihood).sum(0) / num_samples

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vaekit.component import device_of
+from vaekit.component import device_of, full_precision
 from vaekit.data.dataset import Dataset, to_source
 from vaekit.data.schema import Schema
 from vaekit.errors import ConfigError
@@ -69,7 +69,7 @@ def in_blocks(
     for start in range(0, num, block):
         count = min(block, num - start)
         rows = [None if array is None else _padded(array[start : start + count], block) for array in arrays]
-        with _AlignedLinear():
+        with _AlignedLinear(), full_precision():
             parts.append(tuple(out[:count] for out in function(*rows)))
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 

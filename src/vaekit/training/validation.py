@@ -6,6 +6,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from vaekit.component import full_precision
 from vaekit.data.dataset import Dataset
 from vaekit.data.transforms import Transform
 from vaekit.objectives import Objective
@@ -37,7 +38,7 @@ def validate(
     weight, chunks = (1, mine.split(size)) if len(mine) else (0, (torch.zeros(1, dtype=torch.long),))
     totals: dict[str, Tensor] = {}
     means: list[Tensor] = []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), full_precision():
         torch.manual_seed(config.seed + 1 + fabric.global_rank)
         for indices in chunks:
             batch = data.batch(indices).to(device)
