@@ -25,7 +25,7 @@ from vaekit.distributions import ContinuousBernoulli as ContinuousBernoulliDistr
 from vaekit.distributions import DiscretizedLogisticMixture as LogisticMixtureDistribution
 from vaekit.distributions import Independent, diagonal_normal
 from vaekit.errors import ConfigError
-from vaekit.types import Network
+from vaekit.types import Network, as_network
 
 
 class Likelihood(Component, abc.ABC):
@@ -49,7 +49,7 @@ class Likelihood(Component, abc.ABC):
             raise ConfigError(f"`shape` must hold sizes of at least 1, got {tuple(shape)}. Give the shape of one example.")
         self.network = network
         self.shape, self.num_parameters, self.positions = tuple(shape), num_parameters, positions or tuple(shape)
-        self.head = _as_network(network, type(self).__name__).make_head(num_parameters, self.positions)
+        self.head = as_network(network, type(self).__name__).make_head(num_parameters, self.positions)
         self.parameter_dim = -1 - len(self.positions)
 
     def parameters_at(self, z: Tensor, condition: Tensor | None) -> Tensor:
@@ -91,15 +91,6 @@ class Likelihood(Component, abc.ABC):
             mask: (B, *S) bool, True where observed, or None.
         """
         return None
-
-
-def _as_network(network: object, owner: str) -> Network:
-    if not isinstance(network, Network):
-        raise ConfigError(
-            f"The `network` of a {owner} must be a network, with `out_shape` and `make_head`, got a {type(network).__name__}. "
-            "Use one of vaekit.networks, such as MLP."
-        )
-    return network
 
 
 def _last_bias(head: nn.Module) -> nn.Parameter | None:

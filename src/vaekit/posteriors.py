@@ -16,7 +16,7 @@ from torch.distributions import Distribution, MultivariateNormal
 from vaekit.component import Component
 from vaekit.distributions import Independent, diagonal_normal
 from vaekit.errors import ConfigError
-from vaekit.types import Network
+from vaekit.types import as_network
 
 
 class Posterior(Component, abc.ABC):
@@ -35,15 +35,6 @@ class Posterior(Component, abc.ABC):
         """
 
 
-def _as_network(network: object, owner: str) -> Network:
-    if not isinstance(network, Network):
-        raise ConfigError(
-            f"The `network` of a {owner} must be a network, with `out_shape` and `make_head`, got a {type(network).__name__}. "
-            "Use one of vaekit.networks, such as MLP."
-        )
-    return network
-
-
 class _NormalPosterior(Posterior, abc.ABC):
     """A normal whose parameters a network gives."""
 
@@ -53,7 +44,7 @@ class _NormalPosterior(Posterior, abc.ABC):
             raise ConfigError(f"`num_latents` must be at least 1, got {num_latents}. Give the number of latent units.")
         self.network = network
         self.shape = (num_latents,)
-        self.head = _as_network(network, type(self).__name__).make_head(num_parameters, self.shape)
+        self.head = as_network(network, type(self).__name__).make_head(num_parameters, self.shape)
 
     def parameters_at(self, x: Tensor, condition: Tensor | None, mask: Tensor | None) -> Tensor:
         """(..., num_parameters, D), in float32 or better: a reduced precision ends before the density."""

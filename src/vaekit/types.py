@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from vaekit.errors import ConfigError
+
 Condition = Mapping[str, Tensor]
 """What a model is conditioned on: column name -> (B,) codes (int64, -1 where unknown) or values."""
 
@@ -129,6 +131,20 @@ class Network(Protocol):
     def __call__(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Features (..., *out_shape) of an input (..., *in_shape)."""
         ...
+
+
+def as_network(network: object, owner: str) -> Network:
+    """The same object, if it is a network.
+
+    Raises:
+        ConfigError: if it lacks what a family asks of its network; `owner` is the family's name.
+    """
+    if not isinstance(network, Network):
+        raise ConfigError(
+            f"The `network` of a {owner} must be a network, with `out_shape` and `make_head`, got a {type(network).__name__}. "
+            "Use one of vaekit.networks, such as MLP."
+        )
+    return network
 
 
 Json = dict[str, Any]

@@ -69,7 +69,7 @@ def test_budgets():
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"epochs": 1, "minutes": 2}, "one budget, got epochs and minutes"),
+        ({"epochs": 1, "minutes": 2}, "A run must have one budget, got epochs and minutes. Give one"),
         ({"epochs": 0}, r"`epochs`: .*greater than 0, got 0"),
         ({"learning_rate": -1.0}, "`learning_rate`: .*greater than 0, got -1"),
         ({"ema": 1.0}, "`ema`: .*less than 1"),

@@ -64,7 +64,7 @@ class TrainConfig(BaseModel):
     def _one_budget(self) -> Self:
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"a run has one budget, got {' and '.join(given)}: give one of epochs, steps and minutes")
+            raise ValueError(f"A run must have one budget, got {' and '.join(given)}. Give one of epochs, steps and minutes")
         return self
 
     @classmethod
