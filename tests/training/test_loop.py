@@ -1,6 +1,5 @@
 """The loop: what a run computes, keeps, leaves out, and stops for."""
 
-import json
 import math
 
 import numpy as np
@@ -14,8 +13,9 @@ from vaekit.data.transforms import Levels, Standardize
 from vaekit.errors import TrainingError
 from vaekit.objectives import ELBO
 from vaekit.training.callbacks import Callback
+from vaekit.training.checkpoint import Checkpoint
 from vaekit.training.config import TrainConfig
-from vaekit.training.loop import Trainer
+from vaekit.training.loop import CHECKPOINT_FILE, Trainer
 from vaekit.training.validation import validate
 from vaekit.vae import VAE
 
@@ -244,8 +244,19 @@ def test_bytes_stay_bytes():
     assert Levels()(opened.batch(np.arange(7)).x).dtype == torch.float32
 
 
-def test_checkpoint_state_is_json(data, tmp_path):
-    trainer = make_trainer(data, steps=4, validate_every=2, folder=tmp_path, checkpoint_seconds=0.0)
-    trainer.fit()
-    state = trainer._state(trainer.optimizer.state_dict()["param_groups"] and [])
-    assert json.loads(json.dumps(state))["progress"]["step"] == 4
+def test_the_checkpoint_holds_the_run(data, tmp_path):
+    trainer = make_trainer(data, steps=4, validate_every=2, ema=0.5, folder=tmp_path, checkpoint_seconds=0.0)
+    outcome = trainer.fit()
+    checkpoint = Checkpoint.load(tmp_path / CHECKPOINT_FILE)
+    assert checkpoint.state["progress"]["step"] == 4
+    assert float(checkpoint.state["progress"]["best_loss"]) == outcome.progress.best_loss
+    for part, expected in (
+        ("model", trainer.vae.state_dict()),
+        ("average", trainer.averaged.state_dict()),
+        ("best", outcome.weights),
+    ):
+        found = checkpoint.part(part)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), part
+    steps = [tensor.item() for name, tensor in checkpoint.part("optimizer").items() if name.endswith(".step")]
+    assert steps == [4.0] * len(trainer.parameters)

@@ -93,11 +93,6 @@ class TrainConfig(BaseModel):
             return max(1, round(self.epochs * num_examples / self.batch_size))
         return None
 
-    def describe_budget(self) -> str:
-        """The budget in words."""
-        name = next(name for name in BUDGETS if getattr(self, name) is not None)
-        return f"{getattr(self, name):g} {name}"
-
 
 def differences(saved: Json, asked: Json) -> list[str]:
     """The settings in which a resumed run may not differ from the saved one, as `name: saved, asked`."""

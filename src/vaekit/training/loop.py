@@ -127,7 +127,6 @@ class Outcome:
     weights: dict[str, Tensor]
     progress: Progress
     seconds: float
-    total_steps: int | None
 
 
 class Trainer:
@@ -184,14 +183,14 @@ class Trainer:
         self._prepare()
         self._tell("on_start", self.progress.step, self.budget)
         self._checkpointed = self._reported = time.monotonic()
-        with self._interruptible():
+        with _Interruptible(self):
             while not self.progress.stopped:
                 self._train_step()
                 self._after_step()
         self._report()
         self._tell("on_end", self.progress, self.budget)
         weights = self.best_weights or self.averaged.state_dict()  # interrupted before the first validation
-        return Outcome(weights, self.progress, self.budget.elapsed, self.budget.total_steps)
+        return Outcome(weights, self.progress, self.budget.elapsed)
 
     # ---------------------------------------------------------------- set-up
 
@@ -214,8 +213,7 @@ class Trainer:
             weight_decay=self.config.weight_decay,
             fused=self.fabric.device.type in ("cpu", "cuda"),
         )
-        module, self.optimizer = self.fabric.setup(step, optimizer)
-        self.step_module = module
+        self.step_module, self.optimizer = self.fabric.setup(step, optimizer)
         # After the set-up, which gives all processes the weights of the first.
         self.averaged = copy.deepcopy(self.vae).requires_grad_(False).eval() if self.config.ema else self.vae
         if checkpoint is not None:
@@ -417,9 +415,6 @@ class Trainer:
             name: cast(Tensor, self.fabric.all_gather(state.to(self.fabric.device))).cpu() for name, state in mine.items()
         }
         return [{name: states[rank] for name, states in gathered.items()} for rank in range(self.fabric.world_size)]
-
-    def _interruptible(self) -> _Interruptible:
-        return _Interruptible(self)
 
     def interrupt(self) -> None:
         """Asks the run to stop after the step in hand, with a checkpoint."""
