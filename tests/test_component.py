@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import component_examples
 from vaekit.component import Component, build, device_of, registered
 from vaekit.distributions import diagonal_normal
 from vaekit.errors import ConfigError, ModelFormatError
-from vaekit.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, DiscretizedLogisticMixture, Likelihood, Normal
-from vaekit.networks import MLP, ConditionEncoder, ConvDecoder, ConvEncoder
-from vaekit.objectives import ELBO, IWAE, Objective
-from vaekit.posteriors import DiagonalNormal, FullNormal, Posterior
+from vaekit.likelihoods import Bernoulli, Likelihood
+from vaekit.networks import MLP, ConditionEncoder, ConvEncoder
+from vaekit.objectives import ELBO, Objective
+from vaekit.posteriors import DiagonalNormal, Posterior
 from vaekit.priors import MixtureOfNormals, Prior, StandardNormal
 from vaekit.types import Latent, Trace
 from vaekit.vae import VAE
@@ -40,63 +41,29 @@ def core_classes() -> dict[str, type[Component]]:
     return {name: cls for name, cls in registered().items() if cls.__module__ in modules}
 
 
-def conditional_vae() -> VAE:
-    return VAE(
-        MixtureOfNormals(2, num_components=3),
-        FullNormal(ConvEncoder([1, 3, 4], [3, 4], features=5, condition_features=3, observe_mask=True), 2),
-        DiscretizedLogisticMixture(
-            ConvDecoder(2, [1, 3, 4], [3, 4], condition_features=3), [1, 3, 4], levels=9, num_components=2
-        ),
-        ConditionEncoder({"label": 3}, features=3),
-    )
+def collected(name: str) -> dict[Any, Any]:
+    """The entries of all modules of `component_examples` under one name; none may come twice."""
+    found: dict[Any, Any] = {}
+    for info in pkgutil.iter_modules(component_examples.__path__):
+        part = getattr(importlib.import_module(f"component_examples.{info.name}"), name, {})
+        assert not found.keys() & part.keys(), f"{found.keys() & part.keys()} in {info.name} and elsewhere"
+        found |= part
+    return found
 
 
-# One or more examples of each class, by registered name. A class without one fails `test_every_component_has_an_example`.
-EXAMPLES: dict[str, list[Callable[[], Component]]] = {
-    "likelihoods.Bernoulli": [lambda: Bernoulli(MLP(2, [4]), [3])],
-    "likelihoods.Categorical": [lambda: Categorical(MLP(2, [4]), [3], levels=4)],
-    "likelihoods.ContinuousBernoulli": [lambda: ContinuousBernoulli(MLP(2, [4]), [3])],
-    "likelihoods.DiscretizedLogisticMixture": [
-        lambda: DiscretizedLogisticMixture(MLP(2, [4]), [3], levels=9, num_components=2),
-        lambda: DiscretizedLogisticMixture(ConvDecoder(2, [3, 2, 2], [4]), [3, 2, 2], levels=9, num_components=3),
-    ],
-    "likelihoods.Normal": [
-        lambda: Normal(MLP(2, [4]), [3]),
-        lambda: Normal(MLP(2, [4]), [3], scale="per_dimension", min_scale=0.01),
-        lambda: Normal(MLP(2, [4]), [3], "predicted"),
-    ],
-    "networks.ConditionEncoder": [
-        lambda: ConditionEncoder({"label": 3, "type": 2}, features=4),
-    ],
-    "networks.ConvDecoder": [
-        lambda: ConvDecoder(2, [1, 3, 5], [3, 4]),
-        lambda: ConvDecoder(2, (3, 4, 4), (3,), num_blocks=2),
-    ],
-    "networks.ConvEncoder": [
-        lambda: ConvEncoder([1, 3, 5], [3, 4], features=6),
-        lambda: ConvEncoder((3, 4, 4), (3,), num_blocks=2, input_range=(0, 255), observe_mask=True),
-    ],
-    "networks.MLP": [
-        lambda: MLP(3, [4]),
-        lambda: MLP([1, 2, 2], [4, 4], "gated", residual=True, input_range=[0, 1], observe_mask=True),
-    ],
-    "objectives.ELBO": [lambda: ELBO(), lambda: ELBO(2.0, 10, capacity=3.0, capacity_steps=5), lambda: ELBO(free_bits=0.5)],
-    "objectives.IWAE": [lambda: IWAE()],
-    "posteriors.DiagonalNormal": [lambda: DiagonalNormal(MLP(3, [4]), 2)],
-    "posteriors.FullNormal": [lambda: FullNormal(MLP(3, [4]), 2)],
-    "priors.MixtureOfNormals": [lambda: MixtureOfNormals(2, num_components=3, spread=0.5)],
-    "priors.StandardNormal": [lambda: StandardNormal(2)],
-    "vae.VAE": [
-        lambda: VAE(StandardNormal(2), DiagonalNormal(MLP(3, [4]), 2), Bernoulli(MLP(2, [4]), [3])),
-        conditional_vae,
-    ],
-}
+EXAMPLES: dict[str, list[Callable[[], Component]]] = collected("EXAMPLES")
+NUMBERS: dict[type[Component], Callable[[Any], Tensor]] = collected("NUMBERS")
 CASES = [pytest.param(make, id=f"{name}-{i}") for name, makes in EXAMPLES.items() for i, make in enumerate(makes)]
 component_cases = pytest.mark.parametrize("make", CASES)
 
 
 def dtype_of(component: Component) -> torch.dtype:
     return next((t.dtype for t in (*component.parameters(), *component.buffers())), torch.float32)
+
+
+def linear(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Numbers from -1 to 1, evenly spaced."""
+    return torch.linspace(-1, 1, math.prod(shape), dtype=dtype).reshape(shape)
 
 
 def data_of(likelihood: Likelihood, dtype: torch.dtype) -> Tensor:
@@ -110,9 +77,11 @@ def numbers(component: Component) -> Tensor:
     dtype = dtype_of(component)
 
     def ramp(*shape: int) -> Tensor:
-        return torch.linspace(-1, 1, math.prod(shape), dtype=dtype).reshape(shape)
+        return linear(shape, dtype)
 
     torch.manual_seed(11)
+    if type(component) in NUMBERS:
+        return NUMBERS[type(component)](component)
     match component:
         case Prior():
             return component().log_prob(ramp(4, 3, 2))
@@ -124,15 +93,11 @@ def numbers(component: Component) -> Tensor:
         case Objective():
             q, p = diagonal_normal(ramp(3, 2), ramp(3, 2).exp()), diagonal_normal(ramp(1, 2)[0], torch.ones(2))
             z = q.rsample((2,))
-            trace = Trace(ramp(3, 1), p, ramp(2, 3), (Latent(z, q, p, q.log_prob(z), p.log_prob(z)),))
+            trace = Trace(ramp(3, 1), p, ramp(2, 3), (Latent(z, q, p),))
             return component(trace, step=3).loss
         case VAE():
             condition = {"label": torch.tensor([0, 2, -1])} if component.condition is not None else None
             return component(data_of(component.likelihood, dtype), condition=condition, num_samples=4).log_weights
-        case ConditionEncoder():
-            return component({"label": torch.tensor([0, -1, 2]), "type": torch.tensor([1, 0, -1])})
-        case ConvDecoder():
-            return component(ramp(2, 3, 2))
         case ConvEncoder() | MLP():
             spec = component.spec()
             shape = spec["shape"] if "shape" in spec else spec["in_shape"]

@@ -40,7 +40,7 @@ def level(prior: Distribution | None = None, num_samples: int = 2) -> Latent:
     q = diagonal_normal(double([[1.0, 0.0], [0.0, 3.0]]), double([[1.0, 2.0], [1.0, 1.0]]))
     p = prior or diagonal_normal(double([0.0, 0.0]), double([1.0, 1.0]))
     z = q.sample((num_samples,))
-    return Latent(z, q, p, q.log_prob(z), p.log_prob(z))
+    return Latent(z, q, p)
 
 
 def trace_of(*latents: Latent, log_likelihood: object = LOG_LIKELIHOOD) -> Trace:
@@ -52,7 +52,7 @@ def weighted(log_weights: Tensor) -> Trace:
     """A trace whose log-weights are the given (K, B)."""
     zero = torch.zeros_like(log_weights)
     p = diagonal_normal(torch.zeros(1), torch.ones(1))
-    return Trace(torch.zeros(log_weights.shape[1], 1), p, log_weights, (Latent(zero[..., None], p, p, zero, zero),))
+    return Trace(torch.zeros(log_weights.shape[1], 1), p, log_weights, (Latent(zero[..., None], p, p),))
 
 
 # ------------------------------------------------------------------------------------------------------------------- ELBO
@@ -107,13 +107,13 @@ def test_free_bits_of_a_level_whose_distributions_depend_on_the_sample() -> None
     """A second level's q and p have batch (K, B): a unit's mean is over samples and examples."""
     mean = double([[[0.0, 2.0], [1.0, 0.0]], [[0.0, 0.0], [1.0, 4.0]]])  # KL = mean^2 / 2
     q, p = diagonal_normal(mean, torch.ones_like(mean)), diagonal_normal(torch.zeros_like(mean), torch.ones_like(mean))
-    second = Latent(mean, q, p, q.log_prob(mean), p.log_prob(mean))
+    second = Latent(mean, q, p)
     bound = ELBO(free_bits=0.6)(trace_of(second))
     unit_means = [0.25, 2.5]
     assert bound.loss.item() == pytest.approx(DISTORTION + max(0.6, unit_means[0]) + max(0.6, unit_means[1]), rel=1e-14)
     assert bound.rate.item() == pytest.approx(sum(unit_means), rel=1e-14)
     # q of each sample, p of each example: the shapes of ladder and of conditional models
-    shared = Latent(mean, q, diagonal_normal(torch.zeros(2, 2).double(), torch.ones(2, 2).double()), second.log_q, second.log_p)
+    shared = Latent(mean, q, diagonal_normal(torch.zeros(2, 2).double(), torch.ones(2, 2).double()))
     assert ELBO(free_bits=0.6)(trace_of(shared)).loss.item() == pytest.approx(bound.loss.item(), rel=1e-14)
     assert ELBO()(trace_of(shared)).rate.item() == pytest.approx(sum(unit_means), rel=1e-14)
 
@@ -247,7 +247,7 @@ def test_free_bits_do_not_push_a_unit_below_them() -> None:
     mean = double([[0.1, 3.0]]).requires_grad_()
     q, p = diagonal_normal(mean, torch.ones_like(mean)), diagonal_normal(double([0.0, 0.0]), double([1.0, 1.0]))
     z = mean.detach()[None]
-    trace = Trace(torch.zeros(1, 1), p, double([[0.0]]), (Latent(z, q, p, q.log_prob(z), p.log_prob(z)),))
+    trace = Trace(torch.zeros(1, 1), p, double([[0.0]]), (Latent(z, q, p),))
     ELBO(free_bits=0.5)(trace).loss.backward()
     assert mean.grad is not None
     torch.testing.assert_close(mean.grad, double([[0.0, 3.0]]))

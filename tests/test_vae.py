@@ -45,7 +45,7 @@ def quadrature_trace(vae: VAE, x: Tensor, mask: Tensor | None = None) -> Trace:
     spread = math.sqrt(q.event_shape[0]) * q.scale_tril.movedim(-1, 0)
     z = q.mean + torch.cat([spread, -spread])
     p, prior = vae.decode(z), vae.prior()
-    return Trace(x, p, masked_log_prob(p, x, mask), (Latent(z, q, prior, q.log_prob(z), prior.log_prob(z)),), mask)
+    return Trace(x, p, masked_log_prob(p, x, mask), (Latent(z, q, prior),), mask)
 
 
 # --------------------------------------------------------------------------------------------------- linear-Gaussian model
@@ -376,6 +376,6 @@ def test_kl_to_a_diagonal_prior_of_unequal_scales(within_standard_errors: Check)
     posterior = FullNormal(MLP(3, [4]), 2).double()
     q, p = posterior(X), diagonal_normal(torch.tensor([0.5, -1.0]).double(), torch.tensor([0.3, 2.0]).double())
     z = q.rsample((50_000,))
-    latent = Latent(z, q, p, q.log_prob(z), p.log_prob(z))
+    latent = Latent(z, q, p)
     rate = ELBO()(Trace(X, p, torch.zeros(50_000, 4), (latent,))).rate
     within_standard_errors((latent.log_q - latent.log_p).mean(1).detach(), rate.detach())

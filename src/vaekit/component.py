@@ -10,10 +10,11 @@ built: a class enters it when it is defined, so nothing that a file names can be
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from torch import nn
 from vaekit.errors import ConfigError, ModelFormatError
 from vaekit.types import Json
 
+Module = TypeVar("Module", bound=nn.Module)
 _registry: dict[str, type[Component]] = {}
 
 
@@ -151,6 +153,29 @@ def device_of(component: nn.Module) -> torch.device:
     for tensor in (*component.parameters(), *component.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def call_stopped(module: nn.Module, *arguments: Any) -> Any:
+    """`module(*arguments)` with parameters that no gradient reaches; gradients through the arguments stay.
+
+    Example:
+        >>> layer, x = nn.Linear(1, 1), torch.ones(1, requires_grad=True)
+        >>> call_stopped(layer, x).backward()
+        >>> layer.weight.grad is None, x.grad is None
+        (True, False)
+    """
+    frozen = {name: tensor.detach() for name, tensor in module.named_parameters()}
+    return torch.func.functional_call(module, frozen, arguments)
+
+
+def stopped_copy(module: Module) -> Module:
+    """A module that shares its tensors with `module`, with parameters that no gradient reaches.
+
+    For modules that are called later, as inside a distribution; where the call is at hand, `call_stopped` is cheaper.
+    """
+    memo: dict[int, Any] = {id(parameter): parameter.detach() for parameter in module.parameters()}
+    memo.update({id(buffer): buffer for buffer in module.buffers()})
+    return copy.deepcopy(module, memo)
 
 
 @contextmanager

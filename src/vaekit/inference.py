@@ -19,7 +19,7 @@ from vaekit.data.dataset import Dataset
 from vaekit.errors import ConfigError
 from vaekit.storage import Bundle
 from vaekit.types import Batch, Condition, Trace
-from vaekit.vae import VAE
+from vaekit.vae import LatentModel
 
 Progress = Callable[[int, int], None]
 """Called with the number of examples that are done, and of all."""
@@ -196,8 +196,9 @@ def _block_bounds(bundle: Bundle, batch: Batch, num_samples: int, chunk: int) ->
         k = min(chunk, num_samples - first)
         with full_precision():
             trace = _trace(bundle.vae, inputs, k)
-        sums.add(_exact(trace.log_weights))
-        rate = rate + _exact(objectives.rate(trace)) * (k / num_samples)
+            log_weights, rates = trace.log_weights, objectives.rate(trace)
+        sums.add(_exact(log_weights))
+        rate = rate + _exact(rates) * (k / num_samples)
         log_likelihood = log_likelihood + _exact(trace.log_likelihood).sum(0) / num_samples
         mean = mean + _exact(trace.posterior_mean) * (k / num_samples)
     return _in_data_units(bundle, batch, sums, *(cast(Tensor, t) for t in (rate, log_likelihood, mean)))
@@ -225,5 +226,5 @@ def _exact(values: Tensor) -> Tensor:
     return values.cpu().double()
 
 
-def _trace(vae: VAE, inputs: Inputs, num_samples: int) -> Trace:
+def _trace(vae: LatentModel, inputs: Inputs, num_samples: int) -> Trace:
     return vae(inputs.x, condition=inputs.condition, mask=inputs.mask, num_samples=num_samples)

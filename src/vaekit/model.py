@@ -23,7 +23,7 @@ from vaekit.jobs.score import Scores, score
 from vaekit.jobs.traverse import Traversal, traverse
 from vaekit.storage import Bundle
 from vaekit.types import Json
-from vaekit.vae import VAE
+from vaekit.vae import LatentModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ class Model:
         return self.bundle.schema
 
     @property
-    def vae(self) -> VAE:
+    def vae(self) -> LatentModel:
         """The module, in evaluation mode."""
         return self.bundle.vae
 
@@ -385,7 +385,7 @@ def train(
     warm_up: int = 0,
     capacity: float | None = None,
     objective: Objective | None = None,
-    vae: VAE | None = None,
+    vae: LatentModel | None = None,
     transform: Transform | None = None,
     epochs: float | None = None,
     steps: int | None = None,

@@ -21,7 +21,7 @@ from vaekit.errors import ConfigError, DataError
 from vaekit.likelihoods import Likelihood
 from vaekit.networks import ConditionEncoder
 from vaekit.types import Json
-from vaekit.vae import VAE
+from vaekit.vae import VAE, LatentModel
 
 LIKELIHOODS = ("auto", "bernoulli", "continuous-bernoulli", "normal", "logistic-mixture", "categorical")
 RECIPES = ("auto", "mlp", "conv", "conv-large")
@@ -40,7 +40,7 @@ class Recipe:
         reasons: a sentence for each choice.
     """
 
-    vae: VAE
+    vae: LatentModel
     transform: Transform
     settings: Json = field(default_factory=dict)
     reasons: tuple[str, ...] = ()

@@ -23,12 +23,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vaekit import __version__
+from vaekit.component import Component
 from vaekit.data.schema import Schema
 from vaekit.data.transforms import Transform
 from vaekit.data.writing import atomic_file
 from vaekit.errors import ModelFormatError
 from vaekit.types import Json
-from vaekit.vae import VAE
+from vaekit.vae import LatentModel
 
 FORMAT = 1
 """The version of the model folder that this vaekit writes; it reads every version up to it."""
@@ -49,7 +50,7 @@ class Bundle:
         metrics: numbers that were measured on it, JSON.
     """
 
-    vae: VAE
+    vae: LatentModel
     transform: Transform
     schema: Schema
     training: Json = field(default_factory=dict)
@@ -118,10 +119,10 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
     weights = _read_weights(folder, config["weights"])
     transform = Transform.from_spec(config["transform"])
     with torch.device("meta"):  # shapes first: a spec that lies about its size costs no memory
-        outline = VAE.from_spec(config["model"])
+        outline = LatentModel.from_spec(config["model"])
     _check_weights(_states(outline, transform), weights, folder)
     with torch.random.fork_rng(devices=[]):
-        vae = VAE.from_spec(config["model"])
+        vae = LatentModel.from_spec(config["model"])
     for part, module in (("vae.", vae), ("transform.", transform)):
         module.load_state_dict({name.removeprefix(part): t for name, t in weights.items() if name.startswith(part)})
     return Bundle(vae.eval().to(device), transform.to(device), schema, config["training"], config["metrics"])
@@ -174,7 +175,7 @@ def weights_of(bundle: Bundle) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in _states(bundle.vae, bundle.transform).items()}
 
 
-def _states(vae: VAE, transform: Transform) -> dict[str, torch.Tensor]:
+def _states(vae: LatentModel, transform: Transform) -> dict[str, torch.Tensor]:
     parts = {"vae": vae, "transform": transform}
     return {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
 
@@ -216,6 +217,7 @@ def _sha256(path: Path) -> str:
 def model_card(bundle: Bundle) -> str:
     """README.md of the model folder: what the model is, how it was made, how good it is, how to use it."""
     schema, vae = bundle.schema, bundle.vae
+    parts = {name: part for name, part in vae.named_children() if isinstance(part, Component) and name != "condition"}
     num_parameters = sum(p.numel() for p in vae.parameters())
     lines = [
         "---",
@@ -229,9 +231,8 @@ def model_card(bundle: Bundle) -> str:
         "",
         "| part | what |",
         "|---|---|",
-        f"| prior | {vae.prior.registered_name} {tuple(vae.prior.shape)} |",
-        f"| posterior | {vae.posterior.registered_name} |",
-        f"| likelihood | {vae.likelihood.registered_name} |",
+        f"| latents | {vae.num_latents} |",
+        *(f"| {name} | {part.registered_name} |" for name, part in parts.items()),
         f"| parameters | {num_parameters:,} |",
         *(
             f"| {name} | {value} |"

@@ -12,8 +12,9 @@ The sample axis comes first: a latent is (K, B, *Z). Quantities are in nats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -54,21 +55,27 @@ class Batch:
 
 @dataclass(frozen=True)
 class Latent:
-    """One level of latents: a sample and where it came from.
+    """One level of latents: a sample and where it came from. The densities at the sample are computed when first asked for.
 
     Attributes:
         z: (K, B, *Z), a sample of the posterior.
         posterior: q(z|x, c), batch shape (B,) or (K, B).
         prior: p(z|c), batch shape (), (B,) or (K, B).
-        log_q: (K, B), log q(z|x, c) at the sample.
-        log_p: (K, B), log p(z|c) at the sample.
     """
 
     z: Tensor
     posterior: Distribution
     prior: Distribution
-    log_q: Tensor
-    log_p: Tensor
+
+    @cached_property
+    def log_q(self) -> Tensor:
+        """(K, B): log q(z|x, c) at the sample."""
+        return self.posterior.log_prob(self.z)
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        """(K, B): log p(z|c) at the sample."""
+        return self.prior.log_prob(self.z)
 
     @property
     def posterior_mean(self) -> Tensor:
@@ -91,6 +98,8 @@ class Trace:
         latents: one record a level, the level that is sampled first at index 0.
         mask: (B, *S) bool, True where observed, or None.
         condition: the encoded condition (B, F), or None.
+        decode: p(x|z, c) at other latents, one tensor (K, B, *Z) a level; None where inference brought none.
+        num_data: N, how many examples the data set has; None where it is not known.
     """
 
     x: Tensor
@@ -99,6 +108,8 @@ class Trace:
     latents: tuple[Latent, ...]
     mask: Tensor | None = None
     condition: Tensor | None = None
+    decode: Callable[..., Distribution] | None = None
+    num_data: int | None = None
 
     @property
     def posterior_mean(self) -> Tensor:

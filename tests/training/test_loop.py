@@ -259,4 +259,4 @@ def test_the_checkpoint_holds_the_run(data, tmp_path):
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), part
     steps = [tensor.item() for name, tensor in checkpoint.part("optimizer").items() if name.endswith(".step")]
-    assert steps == [4.0] * len(trainer.parameters)
+    assert steps == [4.0] * len(trainer.groups[0])

@@ -51,9 +51,13 @@ class MLP(Component):
         condition_features: width of the condition, 0 for none.
         input_range: (low, high) of the data, brought to [-1, 1]; None to leave it.
         observe_mask: whether the mask of missing elements is part of the input.
+        initialization: `default`, that of torch (Kaiming uniform), or `glorot`: weights U(-a, a) with a = sqrt(6 / (in + out))
+            and biases 0, the head's included (Glorot, Bengio, "Understanding the difficulty of training deep feedforward
+            neural networks", 2010).
 
     Raises:
-        ConfigError: for an empty or non-positive width, an unknown activation, or an `input_range` that does not rise.
+        ConfigError: for an empty or non-positive width, an unknown activation or initialisation, or an `input_range` that
+            does not rise.
 
     Example:
         >>> MLP(4, [8, 6])(torch.zeros(3, 4)).shape
@@ -69,8 +73,13 @@ class MLP(Component):
         condition_features: int = 0,
         input_range: Sequence[float] | None = None,
         observe_mask: bool = False,
+        initialization: str = "default",
     ) -> None:
         super().__init__()
+        if initialization not in ("default", "glorot"):
+            raise ConfigError(
+                f"`initialization` must be default or glorot, got {initialization!r}. Use `default` when in doubt."
+            )
         shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
         if not hidden or min(*hidden, *shape) < 1:
             raise ConfigError(
@@ -82,10 +91,14 @@ class MLP(Component):
         widths = [math.prod(shape) * (2 if observe_mask else 1) + condition_features, *hidden]
         self.layers = nn.ModuleList(_layer(i, o, activation) for i, o in itertools.pairwise(widths))
         self.out_shape = (hidden[-1],)
+        self.initialization = initialization
+        if initialization == "glorot":
+            self.layers.apply(_glorot)
 
     def make_head(self, num_parameters: int, event_shape: tuple[int, ...]) -> LinearHead:
         """A linear layer to (..., num_parameters, *event_shape)."""
-        return LinearHead(self.out_shape[0], num_parameters, event_shape)
+        head = LinearHead(self.out_shape[0], num_parameters, event_shape)
+        return head.apply(_glorot) if self.initialization == "glorot" else head
 
     def forward(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(..., *in_shape) to (..., F).
@@ -101,6 +114,12 @@ class MLP(Component):
             out = layer(h)
             h = h + out if self.residual and out.shape == h.shape else out
         return h
+
+
+def _glorot(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
 
 
 def _layer(in_features: int, out_features: int, activation: str) -> nn.Module:

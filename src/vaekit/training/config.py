@@ -22,7 +22,8 @@ class TrainConfig(BaseModel):
         batch_size: examples a step, over all processes.
         learning_rate: its peak.
         learning_rate_warm_up: steps over which it rises from 0.
-        decay: after the warm-up, `cosine` down to 0 at the end of the budget, or `constant`.
+        decay: after the warm-up, `cosine` down to 0 at the end of the budget; `constant`; or `stages`, eight stages of lengths
+            1, 3, 9, ... 3^7, each lower than the one before by a factor of 10^(1/7) (Burda et al., 2016, section 5).
         weight_decay: decoupled (AdamW).
         betas, epsilon: of Adam.
         clip_norm: a gradient with a larger norm is scaled down to it; None for never.
@@ -45,7 +46,7 @@ class TrainConfig(BaseModel):
     batch_size: int = Field(default=128, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     learning_rate_warm_up: int = Field(default=200, ge=0)
-    decay: Literal["cosine", "constant"] = "cosine"
+    decay: Literal["cosine", "constant", "stages"] = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = Field(default=1e-8, gt=0)

@@ -26,7 +26,7 @@ from vaekit.training.config import BUDGETS, TrainConfig, differences
 from vaekit.training.loop import CHECKPOINT_FILE
 from vaekit.training.plan import Plan
 from vaekit.types import Json
-from vaekit.vae import VAE
+from vaekit.vae import LatentModel
 
 RUN_FOLDER = "training"
 _RUN_CONFIG = "config.json"
@@ -97,7 +97,7 @@ def read_plan(folder: Path | None, asked: Json) -> Plan:
     budget = dict.fromkeys(BUDGETS) if set(new) & set(BUDGETS) else {}
     config = TrainConfig.make(**{**config.model_dump(), **budget, **new})
     return Plan(
-        VAE.from_spec(saved["model"]),
+        LatentModel.from_spec(saved["model"]),
         Transform.from_spec(saved["transform"]),
         Objective.from_spec(saved["objective"]),
         config,
@@ -128,7 +128,7 @@ def preview(bundle: Bundle, folder: Path, num: int = 64) -> None:
         if vae.condition is not None:
             condition = {name: torch.arange(num) % count for name, count in vae.condition.categories.items()}
         z = vae.sample_prior(num, condition=condition)
-        mean = bundle.transform.inverse(vae.decode(z, condition=condition).mean[0])
+        mean = bundle.transform.inverse(vae.decode_flat(z, condition).mean[0])
     try:
         write_grid(to_source(mean.numpy(), bundle.schema), bundle.schema, folder / PREVIEW_FILE, force=True)
     except MissingExtraError:

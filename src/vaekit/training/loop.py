@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -30,11 +30,12 @@ from vaekit.training.checkpoint import (
     restore_random_state,
 )
 from vaekit.training.config import TrainConfig
+from vaekit.training.optimizer import make_optimizer
 from vaekit.training.sampling import Sampler
 from vaekit.training.schedules import Budget, learning_rate
 from vaekit.training.validation import validate
 from vaekit.types import Condition, Json
-from vaekit.vae import VAE
+from vaekit.vae import LatentModel
 
 CHECKPOINT_FILE = Path("last") / "checkpoint.safetensors"
 REPORT_SECONDS = 2.0
@@ -49,15 +50,18 @@ class Step(nn.Module):
     """What a step computes: transform, inference and objective in one module, so that data parallelism, reduced precision
     and compilation see all of it."""
 
-    def __init__(self, vae: VAE, transform: Transform, objective: Objective, num_samples: int) -> None:
+    def __init__(self, vae: LatentModel, transform: Transform, objective: Objective, num_samples: int, num_data: int) -> None:
         super().__init__()
-        self.vae, self.transform, self.objective, self.num_samples = vae, transform, objective, num_samples
+        self.vae, self.transform, self.objective = vae, transform, objective
+        self.num_samples, self.num_data = num_samples, num_data
 
     def forward(self, x: Tensor, mask: Tensor | None, condition: Condition | None, step: int) -> dict[str, Tensor]:
-        """The terms of the bound, scalars; `loss` is the one to minimise."""
+        """The terms of the bound, scalars; `loss` is minimised, and so is `adversary` where there is one."""
         trace = self.vae(self.transform(x), condition=condition, mask=mask, num_samples=self.num_samples)
-        bound = self.objective(trace, step)
-        return {"loss": bound.loss, "elbo": bound.elbo, "rate": bound.rate, "distortion": bound.distortion, **bound.terms}
+        bound = self.objective(replace(trace, num_data=self.num_data), step)
+        adversary = {} if bound.adversary is None else {"adversary": bound.adversary}
+        main = {"loss": bound.loss, "elbo": bound.elbo, "rate": bound.rate, "distortion": bound.distortion}
+        return {**main, **adversary, **bound.terms}
 
 
 @dataclass
@@ -148,7 +152,7 @@ class Trainer:
 
     def __init__(
         self,
-        vae: VAE,
+        vae: LatentModel,
         transform: Transform,
         objective: Objective,
         config: TrainConfig,
@@ -202,17 +206,10 @@ class Trainer:
             num = max(1, min(len(self.data), 1024, _MAX_ELEMENTS // self.data.schema.num_dimensions))
             first = Sampler(len(self.data), num, self.config.seed).batch(0)
             batch = self.data.batch(first).to(self.fabric.device)
-            self.vae.initialize(self.transform(batch.x), batch.mask)
-        step = Step(self.vae, self.transform, self.objective, self.config.num_samples).train()
-        self.parameters = [p for p in step.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=self.config.learning_rate,
-            betas=self.config.betas,
-            eps=self.config.epsilon,
-            weight_decay=self.config.weight_decay,
-            fused=self.fabric.device.type in ("cpu", "cuda"),
-        )
+            self.vae.initialize(self.transform(batch.x), batch.mask, self.vae.condition_of(batch.columns, num))
+        step = Step(self.vae, self.transform, self.objective, self.config.num_samples, len(self.data)).train()
+        optimizer = make_optimizer(step, self.objective, self.config, self.fabric.device)
+        self.groups: list[list[nn.Parameter]] = [group["params"] for group in optimizer.param_groups]
         self.step_module, self.optimizer = self.fabric.setup(step, optimizer)
         # After the set-up, which gives all processes the weights of the first.
         self.averaged = copy.deepcopy(self.vae).requires_grad_(False).eval() if self.config.ema else self.vae
@@ -254,13 +251,15 @@ class Trainer:
         step, config = self.progress.step, self.config
         batch = self.data.batch(self.sampler.batch(step)).to(self.fabric.device)
         out = self.step_module(batch.x, batch.mask, self.vae.condition_of(batch.columns, len(batch.x)), step)
-        self.fabric.backward(out["loss"])
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        skip = ~torch.isfinite(norm)
+        # Neither loss reaches the parameters of the other, so one backward pass serves both.
+        self.fabric.backward(out["loss"] + out["adversary"] if "adversary" in out else out["loss"])
+        norms = [torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in self.groups]
+        skip = ~torch.isfinite(torch.stack(norms)).all()
         if config.skip_norm is not None:
-            skip = skip | (norm > config.skip_norm)
+            skip = skip | (norms[0] > config.skip_norm)
         if config.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, config.clip_norm, norm)
+            for group, norm in zip(self.groups, norms, strict=True):
+                torch.nn.utils.clip_grads_with_norm_(group, config.clip_norm, norm)
         self._update(step, skip.float())
         self.window.add(
             **{k: torch.where(skip, 0.0, v.detach()) for k, v in out.items()}, skipped=skip.float(), kept=1 - skip.float()
@@ -270,7 +269,7 @@ class Trainer:
         """Adam and the average; a step whose gradient is no good is left out by the optimiser's kernel itself."""
         rate = learning_rate(self.config, step, self._progress_at(step))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         inner: Any = self.optimizer.optimizer if hasattr(self.optimizer, "optimizer") else self.optimizer
         if inner.defaults.get("fused"):
             inner.grad_scale, inner.found_inf = None, skip

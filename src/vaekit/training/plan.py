@@ -16,14 +16,14 @@ from vaekit.recipes import Recipe
 from vaekit.training.config import TrainConfig
 from vaekit.training.precision import choose_precision
 from vaekit.types import Json
-from vaekit.vae import VAE
+from vaekit.vae import LatentModel
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a run trains, and how: made from the user's arguments, or read back when it is resumed."""
 
-    vae: VAE
+    vae: LatentModel
     transform: Transform
     objective: Objective
     config: TrainConfig
@@ -47,7 +47,7 @@ class Plan:
 def make_plan(
     data: Dataset,
     asked: Json,
-    vae: VAE | None = None,
+    vae: LatentModel | None = None,
     transform: Transform | None = None,
     objective: Objective | None = None,
     device: torch.device | str = "cpu",

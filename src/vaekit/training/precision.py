@@ -8,6 +8,7 @@ import hashlib
 import json
 import platform
 import time
+from dataclasses import replace
 
 import torch
 
@@ -19,7 +20,7 @@ from vaekit.errors import ConfigError
 from vaekit.objectives import Objective
 from vaekit.training.config import TrainConfig
 from vaekit.types import Batch
-from vaekit.vae import VAE
+from vaekit.vae import LatentModel
 
 _WORTH = 1.15
 """bf16 must be faster by this factor; nearer to one the answer would be a toss-up, and float32 is the more exact."""
@@ -31,7 +32,7 @@ _MEMORY, _MAX_REMEMBERED = "precision.json", 500
 
 
 def choose_precision(
-    config: TrainConfig, vae: VAE, transform: Transform, objective: Objective, data: Dataset, device: torch.device
+    config: TrainConfig, vae: LatentModel, transform: Transform, objective: Objective, data: Dataset, device: torch.device
 ) -> tuple[TrainConfig, tuple[str, ...]]:
     """Settles `auto`: returns the config with `float32` or `bf16`, and the reason.
 
@@ -52,7 +53,7 @@ def choose_precision(
     return config.model_copy(update={"precision": precision}), (why,)
 
 
-def _key(config: TrainConfig, vae: VAE, device: torch.device) -> str:
+def _key(config: TrainConfig, vae: LatentModel, device: torch.device) -> str:
     """What the speeds depend on: the model, the batch, torch and the machine."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.processor()} {torch.get_num_threads()}"
     what = [vae.spec(), config.batch_size, config.num_samples, torch.__version__, device.type, platform.machine(), where]
@@ -76,7 +77,7 @@ def _remember(key: str, gain: float) -> None:
 
 
 def _measure(
-    config: TrainConfig, vae: VAE, transform: Transform, objective: Objective, data: Dataset, device: torch.device
+    config: TrainConfig, vae: LatentModel, transform: Transform, objective: Objective, data: Dataset, device: torch.device
 ) -> dict[str, float]:
     """Steps a second in each precision, the best of some interleaved rounds, on a copy of the model."""
     trial, prepare = copy.deepcopy(vae).to(device).train(), copy.deepcopy(transform).to(device)
@@ -87,14 +88,21 @@ def _measure(
     with torch.random.fork_rng(devices=devices):
         for round_ in range(_ROUNDS + 1):
             for precision in best:
-                speed = _steps_per_second(trial, prepare, objective, batch, config.num_samples, precision, device)
+                speed = _steps_per_second(trial, prepare, objective, batch, config.num_samples, len(data), precision, device)
                 if round_ > 0:  # the first round pays for start-up
                     best[precision] = max(best[precision], speed)
     return best
 
 
 def _steps_per_second(
-    trial: VAE, prepare: Transform, objective: Objective, batch: Batch, num_samples: int, precision: str, device: torch.device
+    trial: LatentModel,
+    prepare: Transform,
+    objective: Objective,
+    batch: Batch,
+    num_samples: int,
+    num_data: int,
+    precision: str,
+    device: torch.device,
 ) -> float:
     """Forward and backward passes a second over a short while."""
     reduced = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
@@ -103,7 +111,7 @@ def _steps_per_second(
         with reduced:
             condition = trial.condition_of(batch.columns, len(batch.x))
             trace = trial(prepare(batch.x), condition=condition, mask=batch.mask, num_samples=num_samples)
-            loss = objective(trace, 0).loss
+            loss = objective(replace(trace, num_data=num_data), 0).loss
         loss.backward()
         trial.zero_grad()
         if device.type == "cuda":

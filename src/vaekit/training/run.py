@@ -27,7 +27,7 @@ from vaekit.training.folder import RUN_FOLDER, check_out, publish, read_plan, st
 from vaekit.training.loop import Outcome, Trainer
 from vaekit.training.plan import Plan, make_plan
 from vaekit.types import Json
-from vaekit.vae import VAE
+from vaekit.vae import LatentModel
 
 HOLDOUT: Json = {"fraction": 0.1, "maximum": 2500, "seed": 0}
 """The part of the training examples that chooses the best weights, where the data bring none."""
@@ -46,7 +46,7 @@ def train(
     warm_up: int = 0,
     capacity: float | None = None,
     objective: Objective | None = None,
-    vae: VAE | None = None,
+    vae: LatentModel | None = None,
     transform: Transform | None = None,
     device: str = "auto",
     resume: bool = False,

@@ -56,7 +56,10 @@ class Budget:
 
 
 def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
-    """peak * min(1, (step + 1) / warm_up) * (1 + cos(pi * progress)) / 2, the cosine only for `decay="cosine"`.
+    """peak * min(1, (step + 1) / warm_up) * d(progress), where d is what `decay` says.
+
+    `cosine`: d = (1 + cos(pi * progress)) / 2. `stages`: d = 10^(-i / 7) in the stage i = 0..7, of the share 3^i / 3280 of the
+    budget. `constant`: d = 1.
 
     Args:
         config: the settings.
@@ -73,4 +76,8 @@ def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
         rate *= min(1.0, (step + 1) / config.learning_rate_warm_up)
     if config.decay == "cosine":
         rate *= 0.5 * (1 + math.cos(math.pi * progress))
+    elif config.decay == "stages":
+        ends = [(3 ** (i + 1) - 1) // 2 for i in range(8)]
+        stage = sum(progress * ends[-1] >= end for end in ends[:-1])
+        rate *= 10 ** (-stage / 7)
     return rate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -11,7 +13,7 @@ from vaekit.data.dataset import Dataset
 from vaekit.data.transforms import Transform
 from vaekit.objectives import Objective
 from vaekit.training.config import TrainConfig
-from vaekit.vae import VAE
+from vaekit.vae import LatentModel
 
 ACTIVE_VARIANCE = 1e-2
 """A unit is active when Cov_x(E_q[u]) is above it (Burda et al., 2016, section 5)."""
@@ -21,7 +23,7 @@ _MAX_BATCH, _MAX_ELEMENTS = 256, 2**22
 
 @torch.no_grad()
 def validate(
-    vae: VAE, transform: Transform, objective: Objective, data: Dataset, config: TrainConfig, fabric: Fabric
+    vae: LatentModel, transform: Transform, objective: Objective, data: Dataset, config: TrainConfig, fabric: Fabric
 ) -> dict[str, float]:
     """The objective with all its schedules ended, in float32, with the same noise at every call.
 
@@ -44,7 +46,7 @@ def validate(
             batch = data.batch(indices).to(device)
             condition = vae.condition_of(batch.columns, len(indices))
             trace = vae(transform(batch.x), condition=condition, mask=batch.mask, num_samples=config.validation_samples)
-            bound = objective(trace)
+            bound = objective(replace(trace, num_data=len(data)))
             values = {"loss": bound.loss, "elbo": bound.elbo, "rate": bound.rate, "distortion": bound.distortion, **bound.terms}
             for name, value in values.items():
                 sum_ = value.detach().cpu().double() * (len(indices) * weight)

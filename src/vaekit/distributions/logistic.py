@@ -1,8 +1,4 @@
-"""What `torch.distributions` lacks: masks, discretised logistic mixtures, and KL pairs.
-
-A distribution over data has full event dimensions, so `log_prob(x)` is one number an example. It also takes
-`log_prob(x, mask)`: the log-density of the observed elements, the others integrated out.
-"""
+"""Logistics cut at half-levels, and their mixtures."""
 
 from __future__ import annotations
 
@@ -14,90 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal, Normal, constraints
-from torch.distributions import ContinuousBernoulli as TorchContinuousBernoulli
-from torch.distributions import Independent as TorchIndependent
-from torch.distributions.kl import kl_divergence, register_kl
+from torch.distributions import Categorical, constraints
 
-
-class MaskableDistribution(Distribution):
-    """A distribution over data whose elements can be integrated out."""
-
-    def log_prob(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(*batch): log p of the elements of `value` where `mask` is True; of all of them where it is None."""
-        raise NotImplementedError
-
-
-class Independent(TorchIndependent, MaskableDistribution):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """A product over event dimensions: log p(x) = sum_i m_i log p_i(x_i), with m_i = 1 where x_i is observed.
-
-    Elements of a product are independent, so leaving a term out is integrating that element out exactly.
-
-    Example:
-        >>> d = Independent(Normal(torch.zeros(3), torch.ones(3)), 1)
-        >>> round(d.log_prob(torch.zeros(3), mask=torch.tensor([True, False, True])).item(), 4)
-        -1.8379
-    """
-
-    def log_prob(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(*batch): the log-density of the observed elements of `value` (*batch, *event).
-
-        Args:
-            value: (*batch, *event); what stands at a missing element is not read, NaN included.
-            mask: broadcasts to (*batch, *event), True where observed.
-        """
-        if not value.is_floating_point() and not isinstance(self.base_dist, Categorical):
-            value = value.to(self.base_dist.mean.dtype)
-        if mask is None:
-            return super().log_prob(value)
-        safe = torch.where(mask, value, self.base_dist.mean.detach()) if value.is_floating_point() else value
-        terms = torch.where(mask, self.base_dist.log_prob(safe), 0.0)
-        return terms.sum(dim=tuple(range(-self.reinterpreted_batch_ndims, 0)))
-
-
-class ContinuousBernoulli(TorchContinuousBernoulli):
-    """log p(x) = x l - softplus(l) + log C, C = l / tanh(l / 2), a density over [0, 1] with the logit l.
-
-    The formulas are those of torch, written in l and not in p: torch clamps p to 1 - eps, so that beyond l = 16 in
-    float32 its density loses mass (half of it at l = 30) and its mean stops moving.
-
-    Example:
-        >>> p = ContinuousBernoulli(logits=torch.tensor(30.0))
-        >>> round(p.log_prob(torch.tensor(1.0)).exp().item(), 4), round(p.mean.item(), 4)
-        (30.0, 0.9667)
-    """
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """(*batch): the log-density of each value."""
-        small = self.logits.abs() < 0.1
-        away = torch.where(small, 1.0, self.logits)
-        square = self.logits.square()
-        series = math.log(2.0) + square * (1 / 12 - square * (7 / 1440 - square * (31 / 90720)))
-        log_constant = torch.where(small, series, torch.log(away / torch.tanh(0.5 * away)))
-        return value * self.logits - F.softplus(self.logits) + log_constant
-
-    @property
-    def mean(self) -> Tensor:
-        """(*batch): 1 / (1 - exp(-l)) - 1 / l."""
-        small = self.logits.abs() < 0.1
-        away = torch.where(small, 1.0, self.logits)
-        series = 0.5 + self.logits * (1 / 12 - self.logits.square() * (1 / 720 - self.logits.square() / 30240))
-        return torch.where(small, series, -1.0 / torch.expm1(-away) - 1.0 / away)
-
-    def icdf(self, value: Tensor) -> Tensor:
-        """(*batch): x with mass `value` below it, log(1 + value (exp(l) - 1)) / l, by symmetry at -|l|, where exp is small."""
-        size = self.logits.abs()
-        small = size < 1e-3
-        away = torch.where(small, 1.0, size)
-        turned = torch.where(self.logits > 0, 1.0 - value, value)
-        near = turned + 0.5 * size * turned * (turned - 1.0)
-        x = torch.where(small, near, -torch.log1p(turned * torch.expm1(-away)) / away)
-        return torch.where(self.logits > 0, 1.0 - x, x)
-
-
-def diagonal_normal(mean: Tensor, scale: Tensor, event_dims: int = 1) -> Independent:
-    """N(mean, diag(scale^2)) whose last `event_dims` dimensions are one event; `scale` is a standard deviation."""
-    return Independent(Normal(mean, scale, validate_args=False), event_dims, validate_args=False)
+from vaekit.distributions.products import MaskableDistribution
 
 
 class DiscretizedLogisticMixture(MaskableDistribution):
@@ -345,53 +260,3 @@ def log1mexp(x: Tensor) -> Tensor:
     close = torch.log(-torch.expm1(torch.where(near, -x, -1.0)))
     far = torch.log1p(-torch.exp(torch.where(near, -1.0, -x)))
     return torch.where(near, close, far)
-
-
-def mixture_of_normals(logits: Tensor, mean: Tensor, scale: Tensor) -> MixtureSameFamily:
-    """sum_m softmax(logits)_m N(mean_m, diag(scale_m^2)): logits (*batch, M), mean and scale (*batch, M, D)."""
-    return MixtureSameFamily(Categorical(logits=logits, validate_args=False), diagonal_normal(mean, scale), validate_args=False)
-
-
-@register_kl(MultivariateNormal, Independent)
-def _kl_full_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
-    """KL of a full-covariance normal to a diagonal one, without a factorisation of p's covariance."""
-    if not isinstance(p.base_dist, Normal):
-        raise NotImplementedError
-    precision = p.base_dist.scale.square().reciprocal()
-    trace = (q.scale_tril.square().sum(-1) * precision).sum(-1)
-    shift = ((q.loc - p.base_dist.loc).square() * precision).sum(-1)
-    log_det_p = 2.0 * p.base_dist.scale.log().sum(-1)
-    log_det_q = 2.0 * q.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return 0.5 * (trace + shift - q.loc.shape[-1] + log_det_p - log_det_q)
-
-
-def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q || p), one number an example, or None where no closed form is known.
-
-    Example:
-        >>> q, p = diagonal_normal(torch.ones(2), torch.ones(2)), diagonal_normal(torch.zeros(2), torch.ones(2))
-        >>> closed_form_kl(q, p)
-        tensor(1.)
-    """
-    try:
-        return kl_divergence(q, p)
-    except NotImplementedError:
-        return None
-
-
-def unit_kl(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q_d || p_d) of every unit, (*batch, *Z), where both are products over units; else None.
-
-    A unit is one number, so the factors of both products must be distributions over single numbers: a product of, say,
-    two-dimensional normals has no KL of each unit, and gives None.
-
-    Example:
-        >>> q, p = diagonal_normal(torch.tensor([0.0, 2.0]), torch.ones(2)), diagonal_normal(torch.zeros(2), torch.ones(2))
-        >>> unit_kl(q, p)
-        tensor([0., 2.])
-    """
-    if not (isinstance(q, TorchIndependent) and isinstance(p, TorchIndependent)) or q.event_shape != p.event_shape:
-        return None
-    if q.base_dist.event_shape or p.base_dist.event_shape:
-        return None
-    return closed_form_kl(q.base_dist, p.base_dist)

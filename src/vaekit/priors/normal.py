@@ -1,42 +1,15 @@
-"""p(z|c): where latents come from before any data is seen.
-
-A prior is a module whose call returns a distribution over latents of event shape *Z. Its batch shape is () where it does
-not depend on the condition, else (B,). `temperature` multiplies the scales: below 1, samples are more typical and less varied.
-"""
+"""The standard normal, and mixtures of normals."""
 
 from __future__ import annotations
-
-import abc
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution, MixtureSameFamily
+from torch.distributions import MixtureSameFamily
 
-from vaekit.component import Component
 from vaekit.distributions import Independent, diagonal_normal, mixture_of_normals
 from vaekit.errors import ConfigError
-
-
-class Prior(Component, abc.ABC):
-    """A module whose call returns p(z|c) over latents of shape `shape`."""
-
-    shape: tuple[int, ...]
-
-    @abc.abstractmethod
-    def forward(self, condition: Tensor | None = None, temperature: float = 1.0) -> Distribution:
-        """p(z|c).
-
-        Args:
-            condition: (B, F) features, or None.
-            temperature: factor on the scales, > 0.
-        """
-
-
-def _check_num_latents(num_latents: int) -> int:
-    if num_latents < 1:
-        raise ConfigError(f"`num_latents` must be at least 1, got {num_latents}. Give the number of latent units.")
-    return num_latents
+from vaekit.priors.base import Prior, check_num_latents
 
 
 class StandardNormal(Prior):
@@ -57,7 +30,7 @@ class StandardNormal(Prior):
 
     def __init__(self, num_latents: int) -> None:
         super().__init__()
-        self.shape = (_check_num_latents(num_latents),)
+        self.shape = (check_num_latents(num_latents),)
         self.register_buffer("zero", torch.zeros(num_latents), persistent=False)
 
     def forward(self, condition: Tensor | None = None, temperature: float = 1.0) -> Independent:
@@ -92,7 +65,7 @@ class MixtureOfNormals(Prior):
             raise ConfigError(f"`num_components` must be at least 1, got {num_components}. Use 1 for a single learned normal.")
         if not spread >= 0:
             raise ConfigError(f"`spread` must be >= 0, got {spread}. Use 0 for components that start in one place.")
-        self.shape = (_check_num_latents(num_latents),)
+        self.shape = (check_num_latents(num_latents),)
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.means = nn.Parameter(torch.randn(num_components, num_latents) * spread)
         self.raw_scale = nn.Parameter(torch.full((num_components, num_latents), 0.5413248546))  # softplus^-1(1)

@@ -1,0 +1,31 @@
+"""What `torch.distributions` lacks: masks, discretised logistic mixtures, and KL pairs.
+
+A distribution over data has full event dimensions, so `log_prob(x)` is one number an example. It also takes
+`log_prob(x, mask)`: the log-density of the observed elements, the others integrated out.
+"""
+
+from vaekit.distributions.continuous_bernoulli import ContinuousBernoulli
+from vaekit.distributions.divergence import centre, closed_form_kl, stopped, unit_kl
+from vaekit.distributions.logistic import (
+    DiscretizedLogisticMixture,
+    discretized_logistic_log_prob,
+    discretized_logistic_mean,
+    log1mexp,
+)
+from vaekit.distributions.products import Independent, MaskableDistribution, diagonal_normal, mixture_of_normals
+
+__all__ = [
+    "ContinuousBernoulli",
+    "DiscretizedLogisticMixture",
+    "Independent",
+    "MaskableDistribution",
+    "centre",
+    "closed_form_kl",
+    "diagonal_normal",
+    "discretized_logistic_log_prob",
+    "discretized_logistic_mean",
+    "log1mexp",
+    "mixture_of_normals",
+    "stopped",
+    "unit_kl",
+]

@@ -1,0 +1,10 @@
+"""p(z|c): where latents come from before any data is seen.
+
+A prior is a module whose call returns a distribution over latents of event shape *Z. Its batch shape is () where it does
+not depend on the condition, else (B,). `temperature` multiplies the scales: below 1, samples are more typical and less varied.
+"""
+
+from vaekit.priors.base import Prior
+from vaekit.priors.normal import MixtureOfNormals, StandardNormal
+
+__all__ = ["MixtureOfNormals", "Prior", "StandardNormal"]

@@ -1,0 +1,47 @@
+"""What every prior is."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from vaekit.component import Component
+from vaekit.errors import ConfigError
+
+
+class Prior(Component, abc.ABC):
+    """A module whose call returns p(z|c) over latents of shape `shape`."""
+
+    shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def forward(self, condition: Tensor | None = None, temperature: float = 1.0) -> Distribution:
+        """p(z|c).
+
+        Args:
+            condition: (B, F) features, or None.
+            temperature: factor on the scales, > 0.
+        """
+
+    def bind(self, posterior: Callable[..., Distribution]) -> None:
+        """Gives the model's posterior to a prior that is made of it; others leave it alone.
+
+        A prior keeps it by `keep`, outside the module tree: the weights are saved once, with the posterior.
+        """
+
+    def keep(self, posterior: Callable[..., Distribution]) -> None:
+        """Remembers the posterior as `self.posterior`, without making it a part."""
+        object.__setattr__(self, "posterior", posterior)  # the module's own would register it
+
+    def initialize(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Data-dependent start from a batch x (B, *S), of which `mask` (B, *S) says what is observed."""
+
+
+def check_num_latents(num_latents: int) -> int:
+    """The same number, if it is one of latents."""
+    if num_latents < 1:
+        raise ConfigError(f"`num_latents` must be at least 1, got {num_latents}. Give the number of latent units.")
+    return num_latents
