@@ -6,6 +6,7 @@ A distribution over data has full event dimensions, so `log_prob(x)` is one numb
 
 from vaekit.distributions.continuous_bernoulli import ContinuousBernoulli
 from vaekit.distributions.divergence import centre, closed_form_kl, stopped, unit_kl
+from vaekit.distributions.joint import Joint
 from vaekit.distributions.logistic import (
     DiscretizedLogisticMixture,
     discretized_logistic_log_prob,
@@ -18,6 +19,7 @@ __all__ = [
     "ContinuousBernoulli",
     "DiscretizedLogisticMixture",
     "Independent",
+    "Joint",
     "MaskableDistribution",
     "centre",
     "closed_form_kl",

@@ -5,6 +5,8 @@ not depend on the condition, else (B,). `temperature` multiplies the scales: bel
 """
 
 from vaekit.priors.base import Prior
+from vaekit.priors.joint import Joint
 from vaekit.priors.normal import MixtureOfNormals, StandardNormal
+from vaekit.priors.positive import Gamma
 
-__all__ = ["MixtureOfNormals", "Prior", "StandardNormal"]
+__all__ = ["Gamma", "Joint", "MixtureOfNormals", "Prior", "StandardNormal"]
