@@ -6,7 +6,9 @@ A distribution over data has full event dimensions, so `log_prob(x)` is one numb
 
 from vaekit.distributions.continuous_bernoulli import ContinuousBernoulli
 from vaekit.distributions.divergence import centre, closed_form_kl, stopped, unit_kl
+from vaekit.distributions.hyperbolic import WrappedNormal, mobius_add
 from vaekit.distributions.joint import Joint
+from vaekit.distributions.flow import FLOW_KINDS, FlowDistribution, make_flow
 from vaekit.distributions.logistic import (
     DiscretizedLogisticMixture,
     discretized_logistic_log_prob,
@@ -16,18 +18,23 @@ from vaekit.distributions.logistic import (
 from vaekit.distributions.products import Independent, MaskableDistribution, diagonal_normal, mixture_of_normals
 
 __all__ = [
+    "FLOW_KINDS",
     "ContinuousBernoulli",
     "DiscretizedLogisticMixture",
+    "FlowDistribution",
     "Independent",
     "Joint",
     "MaskableDistribution",
+    "WrappedNormal",
     "centre",
     "closed_form_kl",
     "diagonal_normal",
     "discretized_logistic_log_prob",
     "discretized_logistic_mean",
     "log1mexp",
+    "make_flow",
     "mixture_of_normals",
+    "mobius_add",
     "stopped",
     "unit_kl",
 ]

@@ -109,7 +109,9 @@ def make_flow(kind: str, num_units: int, num_context: int, hidden: Sequence[int]
         torch.Size([7, 5, 3])
     """
     if kind not in FLOW_KINDS:
-        raise ConfigError(f"`kind` must be one of {', '.join(FLOW_KINDS)}, got {kind!r}. Use `iaf` for posteriors, `nsf` for priors.")
+        raise ConfigError(
+            f"`kind` must be one of {', '.join(FLOW_KINDS)}, got {kind!r}. Use `iaf` for posteriors, `nsf` for priors."
+        )
     if min(num_units, num_transforms, *hidden) < 1 or num_context < 0:
         raise ConfigError(
             f"A flow must have units, steps and widths of at least 1 and a context of at least 0, got {num_units} units, "

@@ -65,7 +65,7 @@ class Conditioner(nn.Module):
 
     def __init__(self, groups: Sequence[int], num_context: int, hidden: Sequence[int], num_parameters: int) -> None:
         super().__init__()
-        unit = torch.tensor(list(groups), device="cpu")
+        unit = torch.tensor(list(groups))
         self.num_groups, self.num_parameters = max(groups) + 1, num_parameters
         first = 0 if num_context or self.num_groups == 1 else 1  # a hidden unit that sees no unit and no context is a constant
         degrees = [_spread(first, self.num_groups - 1, width) for width in hidden]
@@ -73,7 +73,7 @@ class Conditioner(nn.Module):
         masks += [after[:, None] >= before for before, after in itertools.pairwise(degrees)]
         last = unit.repeat_interleave(num_parameters)[:, None]
         masks.append(last >= degrees[-1] if hidden else last > unit)
-        self.layers = nn.ModuleList(MaskedLinear(mask.to(torch.get_default_device())) for mask in masks)
+        self.layers = nn.ModuleList(MaskedLinear(mask) for mask in masks)
         width = hidden[0] if hidden else len(groups) * num_parameters
         self.from_context = nn.Linear(num_context, width, bias=False) if num_context else None
         _quieten(self.layers[-1], 0.1)
@@ -95,8 +95,8 @@ class Conditioner(nn.Module):
 def _spread(first: int, last: int, width: int) -> Tensor:
     """`width` whole numbers, evenly from `first` to `last`; only the last where there is but one."""
     if width == 1 or last <= first:
-        return torch.full((width,), max(first, last), device="cpu")
-    return torch.linspace(first, last, width, device="cpu", dtype=torch.float64).round().long()
+        return torch.full((width,), max(first, last))
+    return torch.linspace(first, last, width, dtype=torch.float64).round().long()
 
 
 def _quieten(layer: nn.Module, factor: float) -> None:

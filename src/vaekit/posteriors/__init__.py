@@ -5,8 +5,9 @@ A posterior is a network and a family. Called with data (B, *S) it returns a dis
 """
 
 from vaekit.posteriors.base import Posterior
+from vaekit.posteriors.hyperbolic import WrappedNormal
 from vaekit.posteriors.joint import Joint
 from vaekit.posteriors.normal import DiagonalNormal, FullNormal
 from vaekit.posteriors.positive import Gamma
 
-__all__ = ["DiagonalNormal", "FullNormal", "Gamma", "Joint", "Posterior"]
+__all__ = ["DiagonalNormal", "FullNormal", "Gamma", "Joint", "Posterior", "WrappedNormal"]

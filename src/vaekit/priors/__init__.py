@@ -5,8 +5,9 @@ not depend on the condition, else (B,). `temperature` multiplies the scales: bel
 """
 
 from vaekit.priors.base import Prior
+from vaekit.priors.hyperbolic import WrappedNormal
 from vaekit.priors.joint import Joint
 from vaekit.priors.normal import MixtureOfNormals, StandardNormal
 from vaekit.priors.positive import Gamma
 
-__all__ = ["Gamma", "Joint", "MixtureOfNormals", "Prior", "StandardNormal"]
+__all__ = ["Gamma", "Joint", "MixtureOfNormals", "Prior", "StandardNormal", "WrappedNormal"]

@@ -1,0 +1,49 @@
+"""Latents on the Poincare ball, for data with a hierarchy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vaekit.component import Component
+from vaekit.distributions import WrappedNormal as WrappedNormalDistribution
+from vaekit.errors import ConfigError
+from vaekit.posteriors.base import NormalPosterior, positive
+
+
+class WrappedNormal(NormalPosterior):
+    """q(z|x) = the wrapped normal on the Poincare ball with mean exp_0(mean(x)) and tangent scales scale(x).
+
+    Trees embed in hyperbolic space with little distortion. Formula: `vaekit.distributions.WrappedNormal`. Mathieu, Le Lan,
+    Maddison, Tomioka, Teh, "Continuous hierarchical representations with Poincare variational auto-encoders" (2019).
+    Departure: the decoder reads the point's coordinates; there is no gyroplane layer.
+
+    Args:
+        network: maps data to features.
+        num_latents: D.
+        curvature: c > 0, of the ball |z| < 1 / sqrt(c).
+
+    Raises:
+        ConfigError: for fewer than one latent, a curvature that is not above 0, or what is no network.
+
+    Example:
+        >>> from vaekit.networks import MLP
+        >>> _ = torch.manual_seed(0)
+        >>> z = WrappedNormal(MLP(3, [8]), num_latents=2)(torch.zeros(5, 3)).rsample((7,))
+        >>> bool((z.norm(dim=-1) < 1).all())
+        True
+    """
+
+    def __init__(self, network: Component, num_latents: int, curvature: float = 1.0) -> None:
+        if not curvature > 0:
+            raise ConfigError(f"`curvature` must be > 0, got {curvature}. Use a small one for a space that is nearly flat.")
+        super().__init__(network, num_latents, num_parameters=2)
+        self.curvature = curvature
+
+    def forward(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> WrappedNormalDistribution:
+        """The wrapped normal, batch shape (B,)."""
+        raw_mean, raw_scale = self.parameters_at(x, condition, mask).unbind(-2)
+        root = self.curvature**0.5
+        length = raw_mean.square().sum(-1, keepdim=True).clamp_min(1e-30).sqrt()
+        mean = torch.tanh(root * length) * raw_mean / (root * length)
+        return WrappedNormalDistribution(mean, positive(raw_scale), self.curvature)

@@ -1,0 +1,124 @@
+"""The Poincare ball: mass, maps and distances by closed forms and quadrature."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from vaekit import posteriors, priors
+from vaekit.distributions import WrappedNormal, mobius_add
+from vaekit.errors import ConfigError
+from vaekit.likelihoods import Bernoulli
+from vaekit.networks import MLP
+from vaekit.objectives import ELBO
+from vaekit.vae import VAE
+
+
+def wrapped(mean: list[float], scale: list[float], curvature: float) -> WrappedNormal:
+    return WrappedNormal(torch.tensor(mean).double(), torch.tensor(scale).double(), curvature)
+
+
+def disc(curvature: float) -> tuple[Tensor, Tensor]:
+    """Points of the disc and their areas, by a polar midpoint rule that is fine at the border: radius tanh(t) / sqrt(c)."""
+    t = (torch.arange(3000).double() + 0.5) / 3000 * 9
+    angle = (torch.arange(400).double() + 0.5) / 400 * 2 * math.pi
+    radius = t.tanh() / math.sqrt(curvature)
+    area = radius * (1 - t.tanh() ** 2) / math.sqrt(curvature) * (9 / 3000) * (2 * math.pi / 400)
+    points = torch.stack([radius[:, None] * angle.cos(), radius[:, None] * angle.sin()], -1)
+    return points, area[:, None].expand(3000, 400)
+
+
+@pytest.mark.parametrize(
+    ("mean", "scale", "curvature"),
+    [
+        ([0.0, 0.0], [1.0, 1.0], 1.0),
+        ([0.5, -0.3], [0.4, 0.8], 1.0),
+        ([0.9, 0.6], [0.7, 0.2], 0.5),
+        ([0.2, 0.1], [1.0, 2.0], 0.01),
+    ],
+)
+def test_density_integrates_to_one(mean: list[float], scale: list[float], curvature: float) -> None:
+    points, area = disc(curvature)
+    assert (wrapped(mean, scale, curvature).log_prob(points).exp() * area).sum().item() == pytest.approx(1.0, abs=2e-3)
+
+
+def test_in_one_dimension_the_density_is_that_of_the_map() -> None:
+    """D = 1: z = tanh(v / 2) at mean 0, so p(z) = N(v) dv/dz with v = 2 atanh(z)."""
+    z = torch.linspace(-0.99, 0.99, 41).double()[:, None]
+    v = 2 * torch.atanh(z[:, 0])
+    expected = torch.distributions.Normal(0.0, 0.7).log_prob(v) + torch.log(2 / (1 - z[:, 0] ** 2))
+    torch.testing.assert_close(wrapped([0.0], [0.7], 1.0).log_prob(z), expected)
+
+
+def test_the_maps_are_inverse_and_the_distance_is_hyperbolic() -> None:
+    torch.manual_seed(0)
+    p = wrapped([0.4, -0.2, 0.1], [1.0, 1.0, 1.0], 0.8)
+    v = torch.randn(50, 3).double()
+    z = p._wrapped(v)
+    torch.testing.assert_close(p.tangent(z), v)
+    between = mobius_add(-p.loc.expand_as(z), z, 0.8).norm(dim=-1)
+    distance = 2 / math.sqrt(0.8) * torch.atanh(math.sqrt(0.8) * between)
+    torch.testing.assert_close(distance, v.norm(dim=-1))
+    by_cosh = 1 + 2 * 0.8 * (z - p.loc).square().sum(-1) / ((1 - 0.8 * p.loc.square().sum()) * (1 - 0.8 * z.square().sum(-1)))
+    torch.testing.assert_close(distance, torch.acosh(by_cosh) / math.sqrt(0.8))
+
+
+def test_log_prob_is_the_change_of_variables() -> None:
+    torch.manual_seed(0)
+    p = wrapped([0.4, -0.2, 0.1], [0.5, 1.5, 1.0], 0.8)
+    for _ in range(5):
+        v = torch.randn(3).double() * p.scale
+        jacobian = torch.autograd.functional.jacobian(p._wrapped, v)
+        assert isinstance(jacobian, Tensor)
+        base = torch.distributions.Normal(torch.zeros(3).double(), p.scale).log_prob(v).sum()
+        torch.testing.assert_close(p.log_prob(p._wrapped(v)), base - torch.linalg.slogdet(jacobian)[1])
+
+
+def test_flat_in_the_limit() -> None:
+    """c -> 0: the ball is R^D with metric 4, so z is N(mean, scale^2 / 4)."""
+    z = torch.randn(20, 2).double()
+    flat = torch.distributions.Normal(torch.tensor([0.5, -1.0]).double(), torch.tensor([0.5, 1.0]).double() / 2)
+    torch.testing.assert_close(
+        wrapped([0.5, -1.0], [0.5, 1.0], 1e-8).log_prob(z), flat.log_prob(z).sum(-1), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_float32_is_finite_at_the_border() -> None:
+    mean = torch.tensor([[0.999999, 0.0], [0.0, 0.0], [-50.0, 50.0]], requires_grad=True)
+    scale = torch.full((3, 2), 5.0, requires_grad=True)
+    p = WrappedNormal(mean, scale)
+    torch.manual_seed(0)
+    z = p.rsample((200,))
+    assert (z.norm(dim=-1) < 1).all()
+    log_p = p.log_prob(z)
+    log_p.sum().backward()
+    assert torch.isfinite(log_p).all()
+    assert torch.isfinite(mean.grad).all()
+    assert torch.isfinite(scale.grad).all()
+
+
+def test_a_model_on_the_ball_learns() -> None:
+    torch.manual_seed(0)
+    vae = VAE(priors.WrappedNormal(2), posteriors.WrappedNormal(MLP(4, [16]), 2), Bernoulli(MLP(2, [16]), [4]))
+    x = torch.eye(4).repeat(8, 1)
+    optimizer = torch.optim.Adam(vae.parameters(), 1e-2)
+    losses = []
+    for _ in range(80):
+        loss = ELBO()(vae(x)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 0.2
+    mean, _ = vae.encode_flat(x)
+    assert (mean.norm(dim=-1) < 1).all()
+
+
+def test_refusals() -> None:
+    with pytest.raises(ConfigError, match="must be > 0"):
+        priors.WrappedNormal(2, curvature=0.0)
+    with pytest.raises(ConfigError, match="must be > 0"):
+        posteriors.WrappedNormal(MLP(3, [4]), 2, curvature=-1.0)
