@@ -128,6 +128,64 @@ def test_free_bits_are_shared_over_a_level_with_a_mixture_prior() -> None:
     assert ELBO(free_bits=above)(trace_of(latent)).loss.item() == pytest.approx(DISTORTION + sampled + 0.2, rel=1e-13)
 
 
+# 2 examples of (2 channels, 1 row, 2 columns), q = N(mean, 1), p = N(0, 1), so that KL = mean^2 / 2.
+MAP = [[[[1.0, 0.0]], [[2.0, 2.0]]], [[[0.0, 1.0]], [[4.0, 0.0]]]]
+# batch means: channel 0 [0.25, 0.25], channel 1 [5, 1]: 0.5 and 6 by channel, 6.5 the level
+
+
+def map_latent() -> Latent:
+    mean, zero = double(MAP), double([[[0.0, 0.0]], [[0.0, 0.0]]])
+    q, p = diagonal_normal(mean, torch.ones_like(mean), 3), diagonal_normal(zero, torch.ones_like(zero), 3)
+    return Latent(mean.expand(2, *mean.shape), q, p)
+
+
+@pytest.mark.parametrize(
+    ("per", "free_bits", "charged"),
+    [
+        ("unit", 0.2, 6.5),
+        ("unit", 0.3, 0.6 + 6.0),
+        ("unit", 1.5, 4.5 + 5.0),
+        ("channel", 0.4, 6.5),
+        ("channel", 0.7, 0.7 + 6.0),
+        ("channel", 7.0, 14.0),
+        ("level", 6.4, 6.5),
+        ("level", 7.0, 7.0),
+    ],
+)
+def test_free_bits_of_each_group(per: str, free_bits: float, charged: float) -> None:
+    trace = trace_of(map_latent())
+    bound = ELBO(free_bits=free_bits, free_bits_per=per)(trace)
+    assert bound.loss.item() == pytest.approx(DISTORTION + charged, rel=1e-14)
+    assert bound.rate.item() == pytest.approx(6.5, rel=1e-14)
+
+
+def test_a_channel_of_a_vector_is_a_unit_and_levels_are_charged_apart() -> None:
+    trace = trace_of(level(), level(), map_latent())
+    by_unit, by_channel = (ELBO(free_bits=0.3, free_bits_per=per)(trace).loss.item() for per in ("unit", "channel"))
+    assert by_unit - by_channel == pytest.approx(0.6 - 0.5, rel=1e-12)  # only the map's channel of two units differs
+    each = ELBO(free_bits=5.0, free_bits_per="level")(trace)
+    assert each.loss.item() == pytest.approx(DISTORTION + 5.0 + 5.0 + 6.5, rel=1e-14)
+
+
+@pytest.mark.parametrize(("per", "groups"), [("unit", 2), ("channel", 2), ("level", 1)])
+def test_free_bits_of_groups_that_have_no_rate_of_their_own(per: str, groups: int) -> None:
+    mixture = mixture_of_normals(double([0.0, 0.3]), double([[0.0, 0.0], [1.0, 2.0]]), double([[1.0, 1.0], [2.0, 0.5]]))
+    latent = level(mixture)
+    sampled = (latent.log_q - latent.log_p).mean().item()
+    for free_bits in (sampled / groups - 0.1, sampled / groups + 0.1):
+        bound = ELBO(free_bits=free_bits, free_bits_per=per)(trace_of(latent))
+        assert bound.loss.item() == pytest.approx(DISTORTION + max(sampled, groups * free_bits), rel=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("step", "share"),
+    [(0, 0), (1, 0.1), (10, 1), (19, 1), (20, 0), (25, 0.5), (30, 1), (39, 1), (40, 0), (59, 1), (60, 1), (65, 1), (None, 1)],
+)
+def test_cycles_of_the_warm_up(step: int | None, share: float) -> None:
+    """Ten steps up, ten at beta, three times; then beta for good."""
+    assert ELBO(beta=2.0, warm_up=10, cycles=3).beta_at(step) == pytest.approx(2.0 * share)
+
+
 @pytest.mark.parametrize("capacity", [0.0, 1.0, 3.0, 10.0])
 def test_capacity(capacity: float) -> None:
     bound = ELBO(beta=5.0, capacity=capacity)(trace_of())
@@ -153,6 +211,9 @@ def test_capacity_opens_over_steps(step: int | None, share: float) -> None:
         ({"free_bits": -0.1}, "`free_bits` must be >= 0"),
         ({"capacity": -0.1}, "`capacity` must be >= 0"),
         ({"capacity": 1.0, "free_bits": 0.1}, "must not be set together"),
+        ({"free_bits": 1.0, "free_bits_per": "group"}, "`free_bits_per` must be unit, channel or level, got 'group'"),
+        ({"cycles": 0}, "`cycles` must be at least 1, and 1 without a warm-up, got 0"),
+        ({"cycles": 2}, "`cycles` must be at least 1, and 1 without a warm-up, got 2 with `warm_up=0`"),
     ],
 )
 def test_an_argument_that_cannot_be(arguments: dict[str, Any], sentence: str) -> None:
@@ -216,6 +277,7 @@ OBJECTIVES: dict[str, tuple[Objective, int | None]] = {
     "beta": (ELBO(beta=4.0), None),
     "warm-up": (ELBO(beta=2.0, warm_up=10), 3),
     "free bits": (ELBO(free_bits=0.25), None),
+    "free bits of a level": (ELBO(free_bits=0.1, free_bits_per="level"), None),
     "capacity": (ELBO(beta=10.0, capacity=1.0), None),
     "iwae": (IWAE(), None),
 }

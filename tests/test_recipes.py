@@ -30,6 +30,12 @@ KINDS = {
     "one pixel": levels(40, 1, 1, top=255, dtype="uint8"),
     "one number": rng.choice([-3.0, 3.0], size=(40, 1)) + 0.1 * rng.normal(size=(40, 1)),
     "a strip": levels(40, 1, 70, top=255, dtype="uint8"),
+    "counts": rng.negative_binomial(2, 0.01, size=(40, 5)) * rng.integers(1, 4, size=(40, 1)),
+}
+ASKED = {
+    "few counts": rng.poisson(rng.choice([1.0, 9.0], size=(40, 1)), size=(40, 5)) + 2,
+    "positive vectors": np.exp(3 * rng.normal(size=(40, 1)) + rng.normal(size=(40, 5))) * 1e-6,
+    "shares": rng.beta(2.0, 3.0, size=(40, 5)),
 }
 EXPECTED = {
     "binary images": ("Bernoulli", "Binarize", "MLP"),
@@ -43,6 +49,7 @@ EXPECTED = {
     "one pixel": ("DiscretizedLogisticMixture", "Levels", "MLP"),
     "one number": ("Normal", "Standardize", "MLP"),
     "a strip": ("DiscretizedLogisticMixture", "Levels", "MLP"),
+    "counts": ("Normal", "Standardize", "MLP"),
 }
 
 
@@ -74,7 +81,7 @@ def test_the_schema_chooses_parts_that_learn(kind):
     assert loss.item() < first
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "continuous-bernoulli", "normal", "logistic-mixture", "categorical"])
+@pytest.mark.parametrize("name", [name for name in recipes.LIKELIHOODS if name not in ("auto", "log-normal", "beta")])
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 def test_every_likelihood_and_network_can_be_asked_for(name, network):
     data = open_data(rng.integers(0, 256, size=(20, 6, 6), dtype=np.uint8))
@@ -84,14 +91,94 @@ def test_every_likelihood_and_network_can_be_asked_for(name, network):
     assert torch.isfinite(loss_of(recipe, data))
 
 
+FITS = {
+    "real vectors": ("laplace", "logistic", "log-cosh", "student-t"),
+    "counts": ("poisson", "negative-binomial", "zero-inflated-poisson", "zinb", "student-t"),
+    "few counts": ("poisson", "negative-binomial", "beta-binomial", "log-normal"),
+    "positive vectors": ("log-normal",),
+    "shares": ("beta", "continuous-bernoulli"),
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in FITS.items() for name in names])
+def test_likelihoods_fit_their_data_and_learn(kind, name):
+    data = open_data({**KINDS, **ASKED}[kind])
+    torch.manual_seed(0)
+    recipe = recipes.make(data, likelihood=name, latent=2)
+    batch = data.batch(np.arange(40))
+    x = recipe.transform(batch.x)
+    assert recipe.vae.likelihood.check(x) is None
+    recipe.vae.initialize(x)
+    mean = recipe.transform.inverse(recipe.vae.decode_flat(torch.zeros(1, 40, 2)).mean)
+    assert mean.shape == (1, 40, 5)
+    torch.testing.assert_close(recipe.transform.inverse(x), batch.x.float(), rtol=1e-5, atol=1e-5)
+    features = recipe.vae.posterior.network(x)
+    assert features.abs().max() < 30
+    optimizer = torch.optim.Adam(recipe.vae.parameters(), lr=3e-3)
+    first = loss_of(recipe, data).item()
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = loss_of(recipe, data)
+        loss.backward()
+        optimizer.step()
+    assert np.isfinite(first)
+    assert loss.item() < first
+
+
+@pytest.mark.parametrize(
+    ("array", "name", "expected"),
+    [
+        (np.array([[3], [4], [9]] * 9), "poisson", [[3.0], [4.0], [9.0]]),
+        (np.array([[0], [4], [900]] * 9), "zinb", [[0.0], [4.0], [900.0]]),
+        (np.array([[0.5], [2.0], [8.0]] * 9), "log-normal", [[0.25], [1.0], [4.0]]),
+        (np.array([[2], [3], [7]] * 9), "log-normal", [[2 / 3], [1.0], [7 / 3]]),
+        (np.array([[0.2], [0.3], [0.7]] * 9), "beta", [[0.2], [0.3], [0.7]]),
+    ],
+)
+def test_counts_and_shares_reach_their_likelihood_as_they_are(array, name, expected):
+    """A level is not its value: 3 may be stored as 0. Positive numbers are told in their median."""
+    data = open_data(array)
+    recipe = recipes.make(data, likelihood=name)
+    x = recipe.transform(data.batch(np.arange(3)).x)
+    torch.testing.assert_close(x, torch.tensor(expected), rtol=1e-6, atol=1e-6)
+    network = recipe.vae.posterior.network
+    assert (type(network).__name__ == "LogInput") == (name != "beta")
+    if name != "beta":
+        y = network.network.inputs(torch.log1p(x), None)
+        torch.testing.assert_close(torch.stack([y.min(), y.max()]), torch.tensor([-1.0, 1.0]), rtol=0, atol=1e-5)
+
+
+def test_missing_counts_are_left_out():
+    values = rng.poisson(50.0, size=(60, 4)).astype("float32") * rng.integers(1, 20, size=(60, 1))
+    values[rng.random(values.shape) < 0.3] = np.nan
+    data = open_data(values, missing="nan")
+    for name in ("negative-binomial", "student-t"):
+        recipe = recipes.make(data, likelihood=name, latent=2)
+        batch = data.batch(np.arange(60))
+        recipe.vae.initialize(recipe.transform(batch.x), batch.mask)
+        loss = loss_of(recipe, data)
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert all(torch.isfinite(p.grad).all() for p in recipe.vae.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "error", "sentence"),
     [
         ("real vectors", {"likelihood": "bernoulli"}, DataError, r"must have values in \[0, 1\], found values from"),
         ("real vectors", {"likelihood": "logistic-mixture"}, DataError, "must have whole levels, found real numbers"),
         ("four channels of 16 bits", {"likelihood": "categorical"}, DataError, "at most 256 levels, found 65,536"),
+        ("real vectors", {"likelihood": "poisson"}, DataError, "must have counts, whole numbers from 0; found values from -"),
+        ("real vectors", {"likelihood": "log-normal"}, DataError, "must have values above 0, found values from -"),
+        ("real vectors", {"likelihood": "beta"}, DataError, "must have values above 0 and below 1, found values from -"),
+        ("real vectors", {"likelihood": "beta-binomial"}, DataError, "must have whole levels, found real numbers"),
         ("real vectors", {"recipe": "conv"}, ConfigError, "must have images, found vectors"),
-        ("real vectors", {"recipe": "magic"}, ConfigError, "`recipe` must be one of auto, mlp, conv, conv-large; got 'magic'"),
+        (
+            "real vectors",
+            {"recipe": "magic"},
+            ConfigError,
+            "`recipe` must be one of auto, mlp, conv, conv-large, ladder; got 'magic'",
+        ),
         ("real vectors", {"likelihood": "magic"}, ConfigError, "`likelihood` must be one of auto, bernoulli"),
         ("real vectors", {"latent": 0}, ConfigError, "`latent` must be at least 1, got 0"),
         ("real vectors", {"condition": ["label"]}, DataError, "must have a column `label`; it has no columns"),

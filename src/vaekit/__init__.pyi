@@ -23,5 +23,6 @@ from vaekit.model import train as train
 from vaekit.objectives import ELBO as ELBO
 from vaekit.objectives import IWAE as IWAE
 from vaekit.vae import VAE as VAE
+from vaekit.vae import HierarchicalVAE as HierarchicalVAE
 
 __version__: str

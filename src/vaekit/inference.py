@@ -98,6 +98,7 @@ class Bounds:
         log_likelihood: the K-sample bound on log p(x|c).
         elbo: -(rate + distortion).
         rate: KL(q(z|x, c) || p(z|c)), closed where it can be.
+        level_rates: (B, L), what each level of latents adds to the rate, the level that is sampled first at index 0.
         distortion: -E_q log p(x|z, c), a mean over the K samples.
         effective_sample_size: (sum_k w_k)^2 / sum_k w_k^2, from 1 to K: how many of the samples carry the bound.
         num_observed: how many values of the example are observed.
@@ -107,6 +108,7 @@ class Bounds:
     log_likelihood: np.ndarray
     elbo: np.ndarray
     rate: np.ndarray
+    level_rates: np.ndarray
     distortion: np.ndarray
     effective_sample_size: np.ndarray
     num_observed: np.ndarray
@@ -138,6 +140,19 @@ class _LogSums:
         assert self.first is not None
         assert self.second is not None
         return torch.exp(2 * self.first - self.second)
+
+
+def relative_variance(effective_sample_size: np.ndarray, num_samples: int) -> np.ndarray:
+    """Var(w) / (K E[w]^2) of the mean of K weights, from their effective sample size: by
+    the delta method the variance of its logarithm.
+
+    Example:
+        >>> weights = np.array([1.0, 2.0, 3.0, 6.0])
+        >>> size = weights.sum() ** 2 / (weights**2).sum()
+        >>> bool(np.isclose(relative_variance(size, 4), weights.var(ddof=1) / (4 * weights.mean() ** 2)))
+        True
+    """
+    return np.maximum(num_samples / effective_sample_size - 1.0, 0.0) / (num_samples - 1)
 
 
 def bounds(
@@ -181,7 +196,7 @@ def _rows_at_once(bundle: Bundle, dataset: Dataset) -> int:
     """How many latents (samples times examples) may be decoded at once, by the widest tensor that one of them needs."""
     vae = bundle.vae
     trace = _trace(vae, prepare(bundle, dataset.batch([0])), 1)
-    widths = [bundle.schema.num_dimensions, vae.likelihood.peak_elements()]
+    widths = [bundle.schema.num_dimensions, vae.peak_elements()]
     mixtures = [latent for latent in trace.latents if isinstance(latent.prior, MixtureSameFamily)]
     widths += [cast(MixtureSameFamily, m.prior).component_distribution.batch_shape[-1] * m.z.numel() for m in mixtures]
     return max(1, MAX_ELEMENTS // max(widths))
@@ -191,29 +206,31 @@ def _rows_at_once(bundle: Bundle, dataset: Dataset) -> int:
 def _block_bounds(bundle: Bundle, batch: Batch, num_samples: int, chunk: int) -> Bounds:
     batch = batch.to(device_of(bundle.vae))
     inputs = prepare(bundle, batch)
-    sums, rate, log_likelihood, mean = _LogSums(), 0.0, 0.0, 0.0
+    sums, rates, log_likelihood, mean = _LogSums(), 0.0, 0.0, 0.0
     for first in range(0, num_samples, chunk):
         k = min(chunk, num_samples - first)
         with full_precision():
             trace = _trace(bundle.vae, inputs, k)
-            log_weights, rates = trace.log_weights, objectives.rate(trace)
+            log_weights = trace.log_weights
+            of_levels = torch.stack([objectives.level_rate(latent) for latent in trace.latents], dim=1)
         sums.add(_exact(log_weights))
-        rate = rate + _exact(rates) * (k / num_samples)
+        rates = rates + _exact(of_levels) * (k / num_samples)
         log_likelihood = log_likelihood + _exact(trace.log_likelihood).sum(0) / num_samples
         mean = mean + _exact(trace.posterior_mean) * (k / num_samples)
-    return _in_data_units(bundle, batch, sums, *(cast(Tensor, t) for t in (rate, log_likelihood, mean)))
+    return _in_data_units(bundle, batch, sums, *(cast(Tensor, t) for t in (rates, log_likelihood, mean)))
 
 
-def _in_data_units(bundle: Bundle, batch: Batch, sums: _LogSums, rate: Tensor, log_likelihood: Tensor, mean: Tensor) -> Bounds:
+def _in_data_units(bundle: Bundle, batch: Batch, sums: _LogSums, rates: Tensor, log_likelihood: Tensor, mean: Tensor) -> Bounds:
     log_abs_det = bundle.transform.log_abs_det(batch.x, batch.mask).cpu().numpy()
     num_observed = np.full(len(batch.x), float(bundle.schema.num_dimensions))
     if batch.mask is not None:
         num_observed = _exact(batch.mask.flatten(1).sum(1)).numpy()
-    distortion = -log_likelihood.numpy() - log_abs_det
+    rate, distortion = rates.sum(1), -log_likelihood.numpy() - log_abs_det
     return Bounds(
         log_likelihood=sums.log_mean().numpy() + log_abs_det,
         elbo=-(rate.numpy() + distortion),
         rate=rate.numpy(),
+        level_rates=rates.numpy(),
         distortion=distortion,
         effective_sample_size=sums.effective_sample_size().numpy(),
         num_observed=num_observed,

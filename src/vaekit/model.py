@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from vaekit.data.transforms import Transform
     from vaekit.objectives import Objective
+    from vaekit.priors import Prior
 
 HELD_OUT = "held_out"
 """The key of the training summary under which stands how a part was held out of data without splits, and of which data."""
@@ -325,24 +326,61 @@ class Model:
         *,
         num_samples: int = 100,
         limit: int | None = None,
+        annealing_steps: int = 0,
         seed: int = 0,
         split: str | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> BoundReport:
-        """The K-sample bound on log p(x|c) over data that training did not see, with rate, distortion and active units.
+        """The K-sample bound on log p(x|c) over data that training did not see, with how far it can be trusted, rate and
+        distortion, active units, mutual information, and the calibration of the reconstructions.
 
         Args:
             data: N examples.
             num_samples: K.
             limit: so many examples, evenly spaced over the data; None for all.
+            annealing_steps: steps of the check by annealed importance sampling, on at most 100 examples; 0 for none.
             seed: of all draws.
             split: which part of data that come split.
             progress: called with (done, total).
             **options: of `vaekit.data.loading.conform`.
         """
         dataset = self.read(data, split, default="held_out", **options)
-        return evaluate_bounds(self.bundle, dataset, num_samples=num_samples, limit=limit, seed=seed, progress=progress)
+        how = {"num_samples": num_samples, "limit": limit, "annealing_steps": annealing_steps}
+        return evaluate_bounds(self.bundle, dataset, **how, seed=seed, progress=progress)
+
+    def refit_prior(
+        self,
+        data: Any,
+        kind: str | Prior = "mixture",
+        *,
+        split: str | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+        data_options: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> Model:
+        """The model with a prior that is fitted to its latents; encoder and decoder stay as they are.
+
+        What is generated gets better where the latents of data are not distributed as the prior was.
+
+        Args:
+            data: the training data.
+            kind: `mixture`, `mixture-full`, `flow`, `flow-matching`, `vae`, `autoregressive`, or a prior.
+            split: which part of data that come split; `train` if None.
+            seed: of everything random.
+            progress: called with (done, total).
+            data_options: of `vaekit.data.loading.conform`.
+            **settings: of `vaekit.training.refit.refit_prior`: `components`, `hidden`, `draws`, and a budget in `steps`,
+                `epochs` or `minutes`.
+
+        Returns:
+            A new model, to be saved elsewhere. Its training summary holds the bound before and after under `prior_fit`.
+        """
+        from vaekit.training.refit import refit_prior
+
+        dataset = self.read(data, split, default="all", **(data_options or {}))
+        return Model(refit_prior(self.bundle, dataset, kind, seed=seed, progress=progress, **settings))
 
 
 def load(folder: str | Path, device: str = "cpu") -> Model:

@@ -9,24 +9,52 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from vaekit import likelihoods, networks, posteriors, priors
 from vaekit.component import Component
-from vaekit.data.dataset import Dataset
+from vaekit.data.dataset import Dataset, spaced
 from vaekit.data.schema import Schema
 from vaekit.data.transforms import Binarize, Levels, Standardize, Transform
 from vaekit.errors import ConfigError, DataError
 from vaekit.likelihoods import Likelihood
 from vaekit.networks import ConditionEncoder
+from vaekit.networks.conv import stage_sizes
 from vaekit.types import Json
-from vaekit.vae import VAE, LatentModel
+from vaekit.vae import VAE, HierarchicalVAE, LatentModel
 
-LIKELIHOODS = ("auto", "bernoulli", "continuous-bernoulli", "normal", "logistic-mixture", "categorical")
-RECIPES = ("auto", "mlp", "conv", "conv-large")
+LIKELIHOODS = (
+    "auto",
+    "bernoulli",
+    "continuous-bernoulli",
+    "beta",
+    "normal",
+    "laplace",
+    "logistic",
+    "log-cosh",
+    "student-t",
+    "log-normal",
+    "poisson",
+    "negative-binomial",
+    "zero-inflated-poisson",
+    "zinb",
+    "logistic-mixture",
+    "beta-binomial",
+    "categorical",
+)
+_COUNTS = ("poisson", "negative-binomial", "zero-inflated-poisson", "zinb")
+_LEVELS = ("logistic-mixture", "beta-binomial", "categorical")
+RECIPES = ("auto", "mlp", "conv", "conv-large", "ladder")
+_MEDIAN_ROWS = 1000
 _LARGEST_FLAT_IMAGE = 1024
 """Values of a grey image up to which dense layers are chosen: they are as good there and several times faster."""
+
+_SMALL_STAGE = 20
+"""The greatest size at which a ladder's stages are wide."""
+_RUNGS = ((1, 1), (2, 0), (5, 3), (10, 4), (_SMALL_STAGE, 2), (math.inf, 0))
+"""(size, levels of latents of a ladder's stage up to that size): none where they cost most."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +86,10 @@ def make(
 
     Args:
         data: the examples to train on.
-        recipe: `auto`, or the kind of network: `mlp`, `conv` or `conv-large` (images only).
-        latent: number of latent units D; None to choose.
+        recipe: `auto`, or the kind of network: `mlp`, `conv` or `conv-large` (images only), or `ladder`, a
+            hierarchy of latents.
+        latent: number of latent units D; of a ladder, the channels of each level's latent, or of vectors the units of its
+            last level; None to choose.
         likelihood: one of `LIKELIHOODS`; None for `auto`.
         condition: names of the columns that the model is conditioned on.
         accelerated: whether training runs on a GPU, where `auto` takes the larger networks.
@@ -71,11 +101,17 @@ def make(
     schema = data.schema
     family, why_family = _choose_likelihood(schema, likelihood or "auto")
     network, why_network = _choose_network(schema, recipe, accelerated)
-    num_latents, why_latent = _choose_latent(schema, latent)
     transform, span = _transform(data, family)
     encoder, features = _condition(schema, condition)
+    if network == "ladder":
+        ladder, why_latent = _ladder(schema, latent, span, features, _in_logs(family))
+        tail = networks.Tail(ladder.out_shape)
+        vae = HierarchicalVAE(ladder, _likelihood(family, tail, schema), encoder)
+        return Recipe(vae, transform, _ladder_settings(len(data), network), (why_family, why_network, why_latent))
+    num_latents, why_latent = _choose_latent(schema, latent)
     make_networks = {"mlp": _dense, "conv": _convolutional, "conv-large": _large_convolutional}[network]
     inward, outward = make_networks(schema, num_latents, span, features)
+    inward = networks.LogInput(inward) if _in_logs(family) else inward
     vae = VAE(
         prior=priors.StandardNormal(num_latents),
         posterior=posteriors.DiagonalNormal(inward, num_latents),
@@ -115,8 +151,7 @@ def _choose_likelihood(schema: Schema, asked: str) -> tuple[str, str]:
 
 
 def _check_support(schema: Schema, likelihood: str) -> None:
-    levels = likelihood in ("logistic-mixture", "categorical")
-    if levels and schema.levels is None:
+    if likelihood in _LEVELS and schema.levels is None:
         raise DataError(
             f"The {likelihood} likelihood must have whole levels, found real numbers from {schema.low:g} to {schema.high:g}. "
             "Use `normal`, or give `levels` if the values lie on a grid."
@@ -135,6 +170,28 @@ def _check_support(schema: Schema, likelihood: str) -> None:
     if likelihood == "categorical" and (schema.levels or 0) > 256:
         raise DataError(
             f"The categorical likelihood must have at most 256 levels, found {schema.levels:,}. Use `logistic-mixture`."
+        )
+    _check_numbers(schema, likelihood)
+
+
+def _check_numbers(schema: Schema, likelihood: str) -> None:
+    """What the values themselves must be, for likelihoods of numbers as they stand in the source."""
+    whole = float(schema.offset).is_integer() and schema.step == 1
+    if likelihood in _COUNTS and not (schema.low >= 0 and whole):
+        grid = "" if whole else f" in steps of {schema.step:g}"
+        raise DataError(
+            f"The {likelihood} likelihood must have counts, whole numbers from 0; found values from {schema.low:g} to "
+            f"{schema.high:g}{grid}. Use `auto`."
+        )
+    if likelihood == "log-normal" and not schema.low > 0:
+        raise DataError(
+            f"The log-normal likelihood must have values above 0, found values from {schema.low:g} to {schema.high:g}. "
+            "Use `normal`, or add a constant to the data."
+        )
+    if likelihood == "beta" and not (schema.low > 0 and schema.high < 1):
+        raise DataError(
+            f"The beta likelihood must have values above 0 and below 1, found values from {schema.low:g} to {schema.high:g}. "
+            "Use `continuous-bernoulli`, which takes 0 and 1 as well."
         )
 
 
@@ -176,11 +233,32 @@ def _transform(data: Dataset, likelihood: str) -> tuple[Transform, tuple[float, 
     schema = data.schema
     if likelihood == "bernoulli":
         return Binarize(schema.levels or 2), (0.0, 1.0)
-    if likelihood in ("logistic-mixture", "categorical"):
+    if likelihood in _LEVELS:
         return Levels(), (0.0, float((schema.levels or 2) - 1))
+    if likelihood in (*_COUNTS, "log-normal", "beta"):
+        return _in_source_units(data, likelihood)
     if likelihood == "continuous-bernoulli":
         return Standardize(0.0, float((schema.levels or 2) - 1)), (0.0, 1.0)
     return Standardize.fit(data, per_dimension=schema.kind == "vectors"), (-1.0, 1.0)
+
+
+def _in_logs(likelihood: str) -> bool:
+    """Whether the network is given log(1 + x): these range over orders of magnitude."""
+    return likelihood in (*_COUNTS, "log-normal")
+
+
+def _in_source_units(data: Dataset, likelihood: str) -> tuple[Transform, tuple[float, float]]:
+    """The values as they stand in the source, which counts and shares must be; positive numbers by their median."""
+    schema, unit = data.schema, 1.0
+    if likelihood == "log-normal":
+        rows = spaced(len(data), _MEDIAN_ROWS)
+        stored, observed = data.stored(rows).astype(np.float64), data.observed(rows)
+        known = stored if observed is None else stored[observed]
+        unit = schema.offset + schema.step * float(np.median(known)) if known.size else unit
+    same = schema.offset == 0 and schema.step == 1 and unit == 1
+    transform = Levels() if same else Standardize(-schema.offset / schema.step, unit / schema.step)
+    low, high = schema.low / unit, schema.high / unit
+    return transform, (math.log1p(low), math.log1p(high)) if _in_logs(likelihood) else (0.0, 1.0)
 
 
 def _condition(schema: Schema, names: Sequence[str]) -> tuple[ConditionEncoder | None, int]:
@@ -192,10 +270,22 @@ def _condition(schema: Schema, names: Sequence[str]) -> tuple[ConditionEncoder |
 
 def _likelihood(family: str, network: Component, schema: Schema) -> Likelihood:
     shape, levels = schema.shape, schema.levels or 2
+    scale = "per_dimension" if schema.kind == "vectors" else "shared"
     makers: dict[str, Callable[[], Likelihood]] = {
         "bernoulli": lambda: likelihoods.Bernoulli(network, shape),
         "continuous-bernoulli": lambda: likelihoods.ContinuousBernoulli(network, shape),
-        "normal": lambda: likelihoods.Normal(network, shape, scale="per_dimension" if schema.kind == "vectors" else "shared"),
+        "beta": lambda: likelihoods.Beta(network, shape),
+        "normal": lambda: likelihoods.Normal(network, shape, scale),
+        "laplace": lambda: likelihoods.Laplace(network, shape, scale),
+        "logistic": lambda: likelihoods.Logistic(network, shape, scale),
+        "log-cosh": lambda: likelihoods.HyperbolicSecant(network, shape, scale),
+        "student-t": lambda: likelihoods.StudentT(network, shape, scale),
+        "log-normal": lambda: likelihoods.LogNormal(network, shape, scale),
+        "poisson": lambda: likelihoods.Poisson(network, shape),
+        "negative-binomial": lambda: likelihoods.NegativeBinomial(network, shape, scale),
+        "zero-inflated-poisson": lambda: likelihoods.ZeroInflatedPoisson(network, shape),
+        "zinb": lambda: likelihoods.ZeroInflatedNegativeBinomial(network, shape, scale),
+        "beta-binomial": lambda: likelihoods.BetaBinomial(network, shape, levels),
         "logistic-mixture": lambda: likelihoods.DiscretizedLogisticMixture(network, shape, levels, num_components=5),
         "categorical": lambda: likelihoods.Categorical(network, shape, levels),
     }
@@ -206,13 +296,17 @@ Pair = tuple[Component, Component]
 
 
 def _dense(schema: Schema, num_latents: int, span: tuple[float, float], features: int) -> Pair:
-    """Two gated layers on each side, about 14 sqrt(values) wide."""
-    width = int(np.clip(64 * round(14 * math.sqrt(schema.num_dimensions) / 64), 64, 1024))
-    hidden = [width, width]
+    """Two gated layers on each side."""
+    hidden = [_width(schema)] * 2
     inward = networks.MLP(
         schema.shape, hidden, "gated", condition_features=features, input_range=span, observe_mask=schema.missing
     )
     return inward, networks.MLP(num_latents, hidden, "gated", condition_features=features)
+
+
+def _width(schema: Schema) -> int:
+    """Of dense layers: about 14 sqrt(values)."""
+    return int(np.clip(64 * round(14 * math.sqrt(schema.num_dimensions) / 64), 64, 1024))
 
 
 def _convolutional(
@@ -233,13 +327,45 @@ def _convolutional(
     return inward, networks.ConvDecoder(num_latents, schema.shape, channels, blocks, condition_features=features)
 
 
+def _ladder(
+    schema: Schema, asked: int | None, span: tuple[float, float], features: int, log_input: bool
+) -> tuple[networks.Ladder, str]:
+    """Ten levels for images of 28 x 28 or more, down to one pixel; two for vectors."""
+    reading: dict[str, Any] = {"input_range": span, "observe_mask": schema.missing, "log_input": log_input}
+    reading["condition_features"] = features
+    if schema.kind != "images":
+        num_latents, _ = _choose_latent(schema, asked)
+        levels = [math.ceil(num_latents / 2), num_latents]
+        why = f"Latent: two levels of {levels[0]} and {levels[1]} units{'' if asked is None else ', the last as asked'}."
+        return networks.DenseLadder(schema.shape, levels, width=_width(schema), **reading), why
+    num_stages = 1 + math.ceil(math.log2(max(schema.shape[1:])))
+    sizes = [max(size) for size in stage_sizes(schema.shape[1], schema.shape[2], num_stages)]
+    channels = [32 if size > _SMALL_STAGE else 64 for size in sizes]
+    levels = [next(count for largest, count in _RUNGS if size <= largest) for size in sizes]
+    num_latents = asked or 16
+    if asked is not None and asked < 1:
+        raise ConfigError(f"`latent` must be at least 1, got {asked}. Leave it out to let the data choose.")
+    ladder = networks.ConvLadder(schema.shape, channels, levels, num_latents, **reading)
+    units = sum(math.prod(shape) for shape in ladder.latent_shapes)
+    chosen = "" if asked is None else ", as asked"
+    why = f"Latent: {sum(levels)} levels of {num_latents} channels{chosen}, {units:,} units in all; most stay at the prior."
+    return ladder, why
+
+
+def _ladder_settings(num_examples: int, network: str) -> Json:
+    """As deep hierarchies are trained: a step whose gradient is far beyond the usual is left out."""
+    batch_size = _batch_size(num_examples, network)
+    rate = 2e-3 * math.sqrt(batch_size / 64)
+    return {"learning_rate": rate, "batch_size": batch_size, "ema": 0.999, "clip_norm": 200.0, "skip_norm": 1e4}
+
+
 def _large_convolutional(schema: Schema, num_latents: int, span: tuple[float, float], features: int) -> Pair:
     """The same for a GPU."""
     return _convolutional(schema, num_latents, span, features, first=64, last=512, blocks=2)
 
 
 def _batch_size(num_examples: int, network: str) -> int:
-    """About 50 steps an epoch, between 16 and 128 (256 for dense layers), and never more than there are examples."""
-    ceiling = 256 if network == "mlp" else 128
+    """About 50 steps an epoch, from 16 to 128 (256 for dense layers, 64 for ladders), never more than there are examples."""
+    ceiling = {"mlp": 256, "ladder": 64}.get(network, 128)
     wanted = 2 ** round(math.log2(max(1, num_examples / 50)))
     return max(1, min(num_examples, ceiling, max(16, wanted)))

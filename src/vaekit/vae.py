@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
 from vaekit.component import Component, device_of
 from vaekit.data.schema import UNKNOWN
-from vaekit.distributions import MaskableDistribution, centre
+from vaekit.distributions import Independent, MaskableDistribution, centre, diagonal_normal
 from vaekit.errors import ConfigError
 from vaekit.likelihoods import Likelihood
-from vaekit.networks import ConditionEncoder
+from vaekit.networks import ConditionEncoder, Ladder, Tail
 from vaekit.posteriors import Posterior
 from vaekit.priors import Prior
 from vaekit.types import Condition, Latent, Trace
@@ -90,6 +91,10 @@ class LatentModel(Component, abc.ABC):
     def initialize(self, x: Tensor, mask: Tensor | None = None, condition: Condition | None = None) -> None:
         """Data-dependent start from a batch x (B, *S), of which `mask` (B, *S) says what is observed."""
         self.likelihood.initialize(x, mask)
+
+    def peak_elements(self) -> int:
+        """Elements of the widest tensor that decoding one latent makes: callers choose by it how many to decode at once."""
+        return self.likelihood.peak_elements()
 
     def encode_condition(self, condition: Condition | None) -> Tensor | None:
         """(B, F) features of the columns, or None for a model without conditions.
@@ -173,7 +178,8 @@ class VAE(LatentModel):
     ) -> Trace:
         """See `LatentModel.forward`."""
         features = self.encode_condition(condition)
-        posterior, prior = self._infer(x, features, mask), self.prior(features)
+        posterior = self._infer(x, features, mask)
+        prior = self.prior.of_batch(posterior, features)
         z = posterior.rsample((num_samples,))
         likelihood = self.likelihood(z, features)
 
@@ -187,7 +193,9 @@ class VAE(LatentModel):
         """q(z|x, c), refined where the posterior does so."""
 
         def log_joint(z: Tensor) -> Tensor:
-            return masked_log_prob(self.likelihood(z, features), x, mask) + self.prior(features).log_prob(z)
+            seen, told, observed = (differentiable(t) for t in (x, features, mask))
+            assert seen is not None
+            return masked_log_prob(self.likelihood(z, told), seen, observed) + self.prior(told).log_prob(z)
 
         return self.posterior.refine(self.posterior(x, features, mask), log_joint)
 
@@ -229,10 +237,184 @@ class VAE(LatentModel):
         self.prior.initialize(x, mask)
 
 
+class HierarchicalVAE(LatentModel):
+    """Levels of latents, each given those above it.
+
+        p(x, z|c) = p(x|z, c) prod_l p(z_l|z_<l, c),    q(z|x, c) = prod_l q(z_l|z_<l, x, c)
+
+    Both walk the ladder downwards, so the posterior corrects the prior level by level. Every p and q is a diagonal normal.
+
+    The latents of a trace are standardised: the ladder reads z_l = mean_p + scale_p e_l, and e_l is what is inferred, drawn
+    and handed over, with p(e_l) = N(0, I) at every level and
+
+        q(e_l|z_<l, x) = N((mean_q - mean_p) / scale_p, (scale_q / scale_p)^2)
+
+    Rate, log-weights and bounds are those of z, as the map between the two is one-to-one. In these units a unit that the
+    data do not use has mean 0 and scale 1, all of the levels share one prior to be drawn from, walked along and cooled,
+    and what is moved at a level goes along with the levels above it.
+
+    Use it where the likelihood counts: depth of the hierarchy beats the width of its networks.
+    Sonderby et al., "Ladder variational autoencoders" (2016), section 2; Child, "Very deep VAEs generalize autoregressive
+    models and can outperform them on images" (2021), section 2. `relative` has the posterior's network speak of e_l and
+    not of z_l: Vahdat, Kautz, "NVAE: a deep hierarchical variational autoencoder" (2020), equation 3. Departure from all:
+    scales are made by a softplus and not by an exponential.
+
+    Args:
+        ladder: the networks of all levels.
+        likelihood: p(x|z, c), whose network (such as `networks.Tail`) takes the ladder's last state.
+        condition: encodes the columns c; None for a model without conditions.
+        relative: whether the posterior's network gives mean and scale of e_l; of z_l otherwise.
+        min_scale: the least scale of every normal.
+
+    Raises:
+        ConfigError: if the likelihood's tail is made for another state than the ladder's, or `min_scale` is not above 0.
+
+    Example:
+        >>> from vaekit import likelihoods, networks
+        >>> _ = torch.manual_seed(0)
+        >>> vae = HierarchicalVAE(
+        ...     networks.DenseLadder(5, num_latents=[2, 3], width=8),
+        ...     likelihoods.Bernoulli(networks.Tail([8]), shape=[5]),
+        ... )
+        >>> trace = vae(torch.ones(4, 5), num_samples=7)
+        >>> [latent.z.shape for latent in trace.latents], trace.log_weights.shape
+        ([torch.Size([7, 4, 2]), torch.Size([7, 4, 3])], torch.Size([7, 4]))
+    """
+
+    def __init__(
+        self,
+        ladder: Ladder,
+        likelihood: Likelihood,
+        condition: ConditionEncoder | None = None,
+        relative: bool = True,
+        min_scale: float = 1e-3,
+    ) -> None:
+        super().__init__(likelihood, condition)
+        if isinstance(likelihood.network, Tail) and likelihood.network.out_shape != ladder.out_shape:
+            raise ConfigError(
+                f"The likelihood's tail must take the ladder's state {ladder.out_shape}, got a tail for "
+                f"{likelihood.network.out_shape}. Make it with `networks.Tail(ladder.out_shape)`."
+            )
+        if not min_scale > 0:
+            raise ConfigError(f"`min_scale` must be > 0, got {min_scale}. Use 1e-3 when in doubt.")
+        self.ladder, self.relative, self.min_scale = ladder, relative, min_scale
+
+    def forward(
+        self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None, num_samples: int = 1
+    ) -> Trace:
+        """See `LatentModel.forward`; the trace has one `Latent` a level, that which is sampled first at index 0.
+
+        The data are read once for all K samples. The first posterior has batch shape (B,), all others (K, B).
+        """
+        features = self.encode_condition(condition)
+        evidence = self.ladder.bottom_up(x, features, mask)
+        latents: list[Latent] = []
+
+        def infer(level: int, state: Tensor, prior: Independent) -> Tensor:
+            q = self._posterior(level, state, evidence[level], prior)
+            noise = q.rsample(() if level else (num_samples,))
+            latents.append(Latent(noise, q, _standard(noise, self.ladder.latent_shapes[level])))
+            return noise
+
+        likelihood = self.likelihood(self._descend(features, infer), features)
+
+        def decode(*z: Tensor) -> Distribution:
+            return self._decode(z, features)
+
+        log_likelihood = masked_log_prob(likelihood, x, mask)
+        return Trace(x, likelihood, log_likelihood, tuple(latents), mask, features, decode)
+
+    def _descend(self, condition: Tensor | None, choose: Callable[[int, Tensor, Independent], Tensor]) -> Tensor:
+        """The ladder's last state, where `choose` gives e_l (..., *Z) of a level, its state, and p(z_l|z_<l)."""
+        state = None
+        for level in range(len(self.ladder.latent_shapes)):
+            state = self.ladder.enter(level, state, condition)
+            parameters, after = self.ladder.prior(level, state)
+            p = self._normal(*parameters)
+            z = p.base_dist.loc + p.base_dist.scale * choose(level, state, p)
+            state = self.ladder.update(level, after, z)
+        return _full(self.ladder.enter(len(self.ladder.latent_shapes), state, condition))
+
+    def _posterior(self, level: int, state: Tensor, evidence: Tensor, prior: Independent) -> Independent:
+        """q(e_l|z_<l, x)."""
+        q = self._normal(*self.ladder.posterior(level, state, evidence))
+        if self.relative:
+            return q
+        p, q = prior.base_dist, q.base_dist
+        return diagonal_normal((q.loc - p.loc) / p.scale, q.scale / p.scale, len(self.ladder.latent_shapes[level]))
+
+    def _normal(self, mean: Tensor, raw: Tensor) -> Independent:
+        """A normal over one level, of scale 1 where the network says 0, in float32 or better."""
+        scale = F.softplus(_full(raw) + 0.5413248546) + self.min_scale
+        return diagonal_normal(_full(mean), scale, len(self.ladder.latent_shapes[0]))
+
+    def _decode(self, noise: Sequence[Tensor], features: Tensor | None) -> Distribution:
+        return self.likelihood(self._descend(features, lambda level, state, prior: noise[level]), features)
+
+    @property
+    def num_latents(self) -> int:
+        """D, how many numbers the latents of all levels have together."""
+        return sum(math.prod(shape) for shape in self.ladder.latent_shapes)
+
+    def encode_flat(
+        self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See `LatentModel.encode_flat`: of the standardised latents, those of the levels above held at their means."""
+        features = self.encode_condition(condition)
+        evidence = self.ladder.bottom_up(x, features, mask)
+        means: list[Tensor] = []
+        scales: list[Tensor] = []
+
+        def infer(level: int, state: Tensor, prior: Independent) -> Tensor:
+            q = self._posterior(level, state, evidence[level], prior)
+            means.append(q.mean.flatten(1))
+            scales.append(q.stddev.flatten(1))
+            return q.mean
+
+        self._descend(features, infer)
+        return torch.cat(means, dim=1), torch.cat(scales, dim=1)
+
+    def decode_flat(self, z: Tensor, condition: Condition | Tensor | None = None) -> Distribution:
+        """See `LatentModel.decode_flat`."""
+        shapes = self.ladder.latent_shapes
+        parts = z.split([math.prod(shape) for shape in shapes], dim=-1)
+        noise = [part.unflatten(-1, shape) for part, shape in zip(parts, shapes, strict=True)]
+        return self._decode(noise, self.features_of(condition))
+
+    @torch.no_grad()
+    def sample_prior(self, num_examples: int, *, condition: Condition | None = None, temperature: float = 1.0) -> Tensor:
+        """See `LatentModel.sample_prior`: e ~ N(0, temperature^2 I), so the scale of every level is multiplied by it."""
+        check_temperature(temperature)
+        self.encode_condition(condition)  # says what is wrong with it
+        like = next(self.ladder.parameters())
+        return torch.randn(1, num_examples, self.num_latents, dtype=like.dtype, device=like.device) * temperature
+
+    def peak_elements(self) -> int:
+        """See `LatentModel.peak_elements`: of the likelihood, the ladder, or all that a trace keeps of the levels."""
+        return max(super().peak_elements(), self.ladder.peak_elements())
+
+
+def _standard(like: Tensor, shape: tuple[int, ...]) -> Independent:
+    """N(0, I) over latents of a shape."""
+    return diagonal_normal(like.new_zeros(shape), like.new_ones(shape), len(shape))
+
+
+def _full(values: Tensor) -> Tensor:
+    """float32 or better: a reduced precision ends before the density."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def check_temperature(temperature: float) -> None:
     """Raises a ConfigError unless the temperature is above 0."""
     if not temperature > 0:
         raise ConfigError(f"`temperature` must be > 0, got {temperature}. Use a small value for typical samples.")
+
+
+def differentiable(value: Tensor | None) -> Tensor | None:
+    """The same tensor; a copy if it was made in inference mode, which has been left: autograd refuses such tensors."""
+    if value is None or not value.is_inference() or torch.is_inference_mode_enabled():
+        return value
+    return value.clone()
 
 
 def masked_log_prob(distribution: Distribution, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -73,6 +73,71 @@ def test_bound_rises_with_samples_to_the_evidence(linear_gaussian, points):
     assert nll[2] == pytest.approx(-evidence, abs=0.01)
 
 
+def off_posterior(linear_gaussian, gain=0.8, scale=1.4):
+    exact_gain, offset, scale_tril = linear_gaussian.exact_posterior()
+    return linear_gaussian.vae(gain * exact_gain, offset, scale * scale_tril)
+
+
+def test_the_weights_tell_how_far_another_seed_moves_the_bound(linear_gaussian, points):
+    data = loading.open(points)
+    bundle = bundle_of(off_posterior(linear_gaussian), data)
+    reports = [evaluate_bounds(bundle, data, num_samples=50, seed=seed) for seed in range(40)]
+    found = np.array([report.nll_nats for report in reports])
+    error = np.mean([report.monte_carlo_error for report in reports])
+    assert error == pytest.approx(found.std(ddof=1), rel=0.4)  # the deviation of 40 draws is known to a ninth
+    assert error < 0.2 * reports[0].standard_error
+    assert all(report.low_effective_sample_share == 0.0 and report.warning is None for report in reports)
+
+
+def test_the_weights_tell_how_far_the_bound_is_off(linear_gaussian, points):
+    data = loading.open(points[:1].repeat(3000, axis=0))  # one x: what differs between the examples are the draws
+    report = evaluate_bounds(bundle_of(off_posterior(linear_gaussian, 0.3, 2.0), data), data, num_samples=20)
+    evidence = linear_gaussian.evidence(torch.from_numpy(points[:1]).double()).item()
+    assert report.monte_carlo_error == pytest.approx(report.standard_error, rel=0.1)
+    assert report.bias > 6 * report.standard_error
+    assert report.nll_nats + evidence == pytest.approx(report.bias, abs=3 * report.standard_error)
+
+
+def test_few_effective_samples_are_said(linear_gaussian, points):
+    data = loading.open(points)
+    report = evaluate_bounds(bundle_of(off_posterior(linear_gaussian, gain=0.0, scale=0.1), data), data, num_samples=40)
+    assert report.low_effective_sample_share > 0.5
+    assert "fewer than 10 of the 40 samples carry the bound" in report.warning
+    few = evaluate_bounds(bundle_of(linear_gaussian.exact_vae(), data), data, num_samples=4)
+    assert (few.low_effective_sample_share, few.warning) == (0.0, None)
+    one = evaluate_bounds(bundle_of(linear_gaussian.exact_vae(), data), data, num_samples=1)
+    assert (one.monte_carlo_error, one.bias, one.low_effective_sample_share, one.warning) == (None, None, None, None)
+
+
+def test_level_rates_and_unit_variances(linear_gaussian, points):
+    data = loading.open(points)
+    report = evaluate_bounds(bundle_of(linear_gaussian.exact_vae(), data), data, num_samples=3)
+    assert report.level_rates == (pytest.approx(report.rate),)
+    means = points @ linear_gaussian.exact_posterior()[0].numpy().T
+    np.testing.assert_allclose(report.unit_variances, means.var(axis=0), rtol=1e-4)
+
+
+def test_each_level_of_a_ladder_has_its_rate():
+    from vaekit.likelihoods import Bernoulli
+    from vaekit.networks import DenseLadder, Tail
+    from vaekit.vae import HierarchicalVAE
+
+    torch.manual_seed(0)
+    data = loading.open(np.random.default_rng(0).integers(0, 2, (9, 5), dtype=np.uint8))
+    vae = HierarchicalVAE(DenseLadder(5, num_latents=[2, 3], width=8), Bernoulli(Tail([8]), shape=[5]))
+    with torch.no_grad():
+        for parameter in vae.ladder.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    report = evaluate_bounds(bundle_of(vae, data), data, num_samples=2000)
+    with torch.no_grad():
+        trace = vae.float()(torch.from_numpy(data.raw()).float(), num_samples=20000)
+        terms = torch.stack([(latent.log_q - latent.log_p).mean() for latent in trace.latents])
+    assert sum(report.level_rates) == pytest.approx(report.rate)
+    np.testing.assert_allclose(report.level_rates, terms.numpy(), rtol=0.03, atol=0.002)
+    assert len(report.unit_variances) == 5
+    assert not report.information.whole_latent
+
+
 def test_chunks_sum_to_the_brute_force_bound(monkeypatch):
     bundle, data = image_bundle(), image_data(7)
     brute = {}
@@ -145,6 +210,9 @@ def test_report_is_json_without_nan():
     assert record["standard_error"] is None
     assert record["bits_per_dim"] is None
     assert record["psnr"] is None
+    assert record["information"] is None
+    assert record["calibration"]["coverage_50_error"] is None
+    assert record["annealing"] is None
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def train(
     /,
     *,
     out: Out,
-    recipe: Literal["auto", "mlp", "conv", "conv-large"] = "auto",
+    recipe: Literal["auto", "mlp", "conv", "conv-large", "ladder"] = "auto",
     latent: Count | None = None,
     likelihood: str | None = None,
     condition: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)] = (),
@@ -63,8 +63,8 @@ def train(
     Args:
         data: A folder or zip of images, or a .npy, .npz or .idx(.gz) file. Of data that come split, `train` is read.
         out: The folder of the model.
-        recipe: The kind of network; auto lets the data choose.
-        latent: How many latent units.
+        recipe: The kind of network; auto lets the data choose, ladder is a hierarchy of latents.
+        latent: How many latent units; of a ladder, channels of each level.
         likelihood: The family of the data given the latent, such as bernoulli; the data choose if left out.
         condition: A column to condition on, such as label. Repeat it for more.
         epochs: Budget in passes over the data.

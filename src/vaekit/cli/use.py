@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -65,6 +66,7 @@ def evaluate(
     *,
     samples: Count = 100,
     limit: Count | None = None,
+    ais: Count | None = None,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     force: Force = False,
     seed: Seed = 0,
@@ -72,7 +74,7 @@ def evaluate(
     reading: Rereading = READ_AS_MODEL,
     screen: Screen = SCREEN,
 ) -> None:
-    """Measure how likely DATA is under a model: the K-sample bound, rate, distortion, active units.
+    """Measure how likely DATA is under a model, what its latent carries, and how far its certainty can be trusted.
 
     Of data that come split, `test` is read, and of the data that the model was trained on the part that was held out, unless
     `--split` says otherwise.
@@ -82,6 +84,7 @@ def evaluate(
         data: Data that the model was not trained on.
         samples: K, samples of the latent an example. More is tighter and slower.
         limit: Only so many examples, evenly spaced over the data.
+        ais: Check the bound by annealed importance sampling with so many steps, on at most 100 examples. Slow; 1000 is good.
         out: Also write the figures to this .json file.
     """
     import json
@@ -93,12 +96,15 @@ def evaluate(
     clock, loaded = Clock(), _load(model, device)
     dataset = _read(loaded, data, reading, screen, default="held_out")
     with progress(screen, "Evaluating") as bar:
-        found = loaded.evaluate(dataset, num_samples=samples, limit=limit, seed=seed, split="all", progress=bar)
+        how = {"num_samples": samples, "limit": limit, "annealing_steps": ais or 0}
+        found = loaded.evaluate(dataset, **how, seed=seed, split="all", progress=bar)
     record = {**found.to_json(), "seconds": clock.seconds}
     if out is not None:
         with atomic_file(out, force=force) as path:
             path.write_text(json.dumps(as_json(record), indent=2) + "\n", encoding="utf-8")
-    report(screen, record, [(name, _short(value)) for name, value in record.items() if value is not None])
+    if found.warning is not None:
+        remark(screen, found.warning)
+    report(screen, record, _figures(record))
 
 
 def generate(
@@ -375,6 +381,8 @@ def _check(out: Path, force: bool, endings: tuple[str, ...] = ()) -> None:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, list | tuple):
@@ -382,6 +390,21 @@ def _short(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} ({len(values)} values)" for name, values in value.items()) or "none"
     return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _figures(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A line a figure, its standard error beside it; lists and what does not fit the data are left to `--json`."""
+    beside = {name: name.removesuffix("_error") for name in record if name.endswith("_error")} | {"standard_error": "nll_nats"}
+    lines: list[tuple[str, str]] = []
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            lines += _figures(value, f"{prefix}{name}.")
+        elif name == "level_rates" and len(value) > 1:
+            lines.append((prefix + name, ", ".join(map(_short, value))))
+        elif value is not None and name != "warning" and not isinstance(value, list | tuple) and beside.get(name) not in record:
+            error = next((record[other] for other, of in beside.items() if of == name and record.get(other) is not None), None)
+            lines.append((prefix + name, _short(value) + ("" if error is None else f" +- {error:.2g}")))
+    return lines
 
 
 def _write_encoding(encoding: Encoding, out: Path, force: bool) -> None:

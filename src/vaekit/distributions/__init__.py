@@ -4,28 +4,67 @@ A distribution over data has full event dimensions, so `log_prob(x)` is one numb
 `log_prob(x, mask)`: the log-density of the observed elements, the others integrated out.
 """
 
+from vaekit.distributions.affine import Affine, tempered
+from vaekit.distributions.beta import Beta, BetaBinomial
+from vaekit.distributions.chain import Chain
+from vaekit.distributions.codes import (
+    CodeDistribution,
+    CodeLayout,
+    CodeSequence,
+    IndependentCodes,
+    Quantized,
+    Quantizer,
+    RelaxedCodes,
+    UniformCodes,
+)
 from vaekit.distributions.continuous_bernoulli import ContinuousBernoulli
+from vaekit.distributions.counts import NegativeBinomial, Poisson, ZeroInflated
 from vaekit.distributions.divergence import centre, closed_form_kl, stopped, unit_kl
+from vaekit.distributions.flow import FLOW_KINDS, FlowDistribution, make_flow
+from vaekit.distributions.heavy import HyperbolicSecant, Logistic, LogNormal, StudentT
 from vaekit.distributions.hyperbolic import WrappedNormal, mobius_add
 from vaekit.distributions.joint import Joint
-from vaekit.distributions.flow import FLOW_KINDS, FlowDistribution, make_flow
 from vaekit.distributions.logistic import (
     DiscretizedLogisticMixture,
     discretized_logistic_log_prob,
     discretized_logistic_mean,
     log1mexp,
 )
+from vaekit.distributions.low_rank import LowRankNormal
 from vaekit.distributions.products import Independent, MaskableDistribution, diagonal_normal, mixture_of_normals
+from vaekit.distributions.sphere import UniformSphere, VonMisesFisher
 
 __all__ = [
     "FLOW_KINDS",
+    "Affine",
+    "Beta",
+    "BetaBinomial",
+    "Chain",
+    "CodeDistribution",
+    "CodeLayout",
+    "CodeSequence",
     "ContinuousBernoulli",
     "DiscretizedLogisticMixture",
     "FlowDistribution",
+    "HyperbolicSecant",
     "Independent",
+    "IndependentCodes",
     "Joint",
+    "LogNormal",
+    "Logistic",
+    "LowRankNormal",
     "MaskableDistribution",
+    "NegativeBinomial",
+    "Poisson",
+    "Quantized",
+    "Quantizer",
+    "RelaxedCodes",
+    "StudentT",
+    "UniformCodes",
+    "UniformSphere",
+    "VonMisesFisher",
     "WrappedNormal",
+    "ZeroInflated",
     "centre",
     "closed_form_kl",
     "diagonal_normal",
@@ -36,5 +75,6 @@ __all__ = [
     "mixture_of_normals",
     "mobius_add",
     "stopped",
+    "tempered",
     "unit_kl",
 ]

@@ -83,9 +83,13 @@ def stopped(distribution: Distribution) -> Distribution:
 def _detached(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach()
+    if isinstance(value, Distribution) and hasattr(value, "stopped"):
+        return stopped(value)
     if isinstance(value, Distribution | Transform):
         twin = copy.copy(value)
         twin.__dict__.update({name: _detached(held) for name, held in value.__dict__.items()})
+        if isinstance(twin, Transform):
+            twin._cached_x_y = None, None  # the inverse of a cached sample would go round that sample
         return twin
     if isinstance(value, list | tuple) and value and isinstance(value[0], Distribution | Transform):
         return type(value)(_detached(held) for held in value)

@@ -164,7 +164,7 @@ class FlowDistribution(Distribution):
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
-    support = constraints.real_vector  # pyright: ignore[reportAssignmentType]
+    support: ClassVar[constraints.Constraint] = constraints.real_vector  # pyright: ignore
     has_rsample = True
 
     def __init__(

@@ -45,9 +45,9 @@ class MaskedLinear(nn.Linear):
         super().__init__(mask.shape[1], mask.shape[0])
         self.register_buffer("mask", mask, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        return F.linear(x, self.weight * self.mask, self.bias)
+        return F.linear(input, self.weight * self.mask, self.bias)
 
 
 class Conditioner(nn.Module):

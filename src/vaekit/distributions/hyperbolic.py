@@ -34,6 +34,20 @@ def mobius_add(x: Tensor, y: Tensor, curvature: float) -> Tensor:
     return above / (1 + 2 * c * xy + c * c * xx * yy).clamp_min(1e-15)
 
 
+class _Ball(constraints.Constraint):
+    """Points (..., D) with |z| < 1 / sqrt(c)."""
+
+    event_dim = 1
+
+    def __init__(self, curvature: float) -> None:
+        self.curvature = curvature
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """(...): whether each point is inside."""
+        return self.curvature * value.square().sum(-1) < 1
+
+
 class WrappedNormal(Distribution):
     """A normal in the tangent space at `mean`, wrapped onto the Poincare ball |z| < 1 / sqrt(c) by the exponential map.
 
@@ -67,7 +81,7 @@ class WrappedNormal(Distribution):
     @property
     def support(self) -> constraints.Constraint:
         """The ball; points outside have no density, and none is drawn there."""
-        return constraints.independent(constraints.real, 1)
+        return _Ball(self.curvature)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """(*sample, *batch, D)."""

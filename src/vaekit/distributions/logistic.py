@@ -105,6 +105,26 @@ class DiscretizedLogisticMixture(MaskableDistribution):
         log_p = self._position_log_prob(torch.where(observed.unsqueeze(-2), u, 0.0))
         return torch.where(observed, log_p, 0.0).sum(-1)
 
+    def cdf_ends(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """(*batch, *event) each: P(X_c < x_c | x_<c) and P(X_c <= x_c | x_<c), x_<c being the channels before it.
+
+        The components' weights are those given the channels before: w_k prop. to w_k prod_{b < c} p(x_b | k, x_<b).
+
+        Args:
+            value: levels 0..V-1, (*batch, *event).
+        """
+        u, half = self._unit(self._positions(value.to(self.log_scale.dtype))), 1.0 / (self.levels - 1)
+        mean, inverse_scale = self._conditional_mean(u), torch.exp(-self.log_scale)
+        log_p = discretized_logistic_log_prob(u[..., None, :, :], mean, self.log_scale, self.levels)
+        before = log_p.cumsum(-2) - log_p  # (*batch, M, C, P)
+        weights = torch.softmax(self.logits.unsqueeze(-2) + before, dim=-3)
+        centred = u[..., None, :, :] - mean
+        below = (weights * torch.sigmoid((centred - half) * inverse_scale)).sum(-3)
+        above = (weights * torch.sigmoid((centred + half) * inverse_scale)).sum(-3)
+        below, above = torch.where(u < half - 1.0, 0.0, below), torch.where(u > 1.0 - half, 1.0, above)
+        shape = self.batch_shape + self.event_shape
+        return below.reshape(shape), above.reshape(shape)
+
     def _position_log_prob(self, u: Tensor) -> Tensor:
         """(*batch, P): log p of all channels at each position."""
         log_p = discretized_logistic_log_prob(u[..., None, :, :], self._conditional_mean(u), self.log_scale, self.levels)

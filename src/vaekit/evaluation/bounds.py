@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +12,24 @@ import torch
 from vaekit.component import device_of
 from vaekit.data.dataset import Dataset, spaced
 from vaekit.errors import ConfigError
-from vaekit.inference import Bounds, Progress, bounds, prepare, seeded
+from vaekit.evaluation.annealing import Annealing, anneal, is_point
+from vaekit.evaluation.calibration import Calibration, calibration
+from vaekit.evaluation.information import Information, information
+from vaekit.inference import Bounds, Progress, bounds, prepare, relative_variance, seeded
 from vaekit.storage import Bundle
 from vaekit.types import Batch, Json
 
 ACTIVE = 0.01
 """A unit is active where Var_x(E_q[z_d]) exceeds this (Burda et al., 2016, section 5.2)."""
+
+FEW = 10.0
+"""Below so many effective samples (below K / 2 where K is less than 20) a K-sample bound does not know its own error."""
+
+_SHARE_OF_WARNING = 0.1
+_NO_BOUND = (
+    "The posterior is a point, which has no density: `nll_nats` is -log p(x, z) at it and bounds nothing. Use annealed "
+    "importance sampling for log p(x)."
+)
 
 
 @dataclass(frozen=True)
@@ -26,13 +39,25 @@ class BoundReport:
     Attributes:
         nll_nats: -L_K, an upper bound on -log p(x|c) that falls towards it as K rises. Of the data as they are stored:
             for continuous data the density includes the Jacobian of the transform.
-        standard_error: of `nll_nats`, over the examples; None for a single example.
+        standard_error: of `nll_nats`, over the examples; None for a single example. The draws of the latent are part of it.
+        monte_carlo_error: how far another seed would move `nll_nats` (one standard deviation): the part of the error that
+            more samples remove and more examples of the same kind do not. None for K = 1.
+        bias: how far `nll_nats` lies above -log p(x|c), as the weights themselves tell it. None for K = 1.
         bits_per_dim: nll_nats / (observed values an example * ln 2), for discrete likelihoods; None for densities.
         elbo: the bound with K = 1 inside the logarithm, -(rate + distortion).
         rate: KL(q(z|x, c) || p(z|c)).
         distortion: -E_q log p(x|z, c).
         active_units: how many latent units vary with the data: Var_x(E_q[z_d]) > 0.01.
         effective_sample_size: mean over examples, from 1 to K; near 1, a larger K or a better posterior would help.
+        low_effective_sample_share: the share of examples whose own is below 10 (below K / 2 where K is less than 20), for
+            which `monte_carlo_error` and `bias` are too small. None for K = 1.
+        warning: a sentence where that share is above a tenth, or where there is no bound at all; else None.
+        level_rates: what each level of latents adds to the rate, the level that is sampled first at the front.
+        unit_variances: Var_x(E_q[z_d]) of each of the D latent units.
+        information: what latent and data share, and how far the aggregate posterior lies from the prior; None where the
+            posterior has no density, and for a single example.
+        calibration: whether the reconstructions are as sure of themselves as they are right; None where it has no meaning.
+        annealing: the check by annealed importance sampling; None unless it was asked for.
         reconstruction_mse: mean squared error of the reconstructions, in the source's units.
         psnr: 10 log10(range^2 / MSE) in dB, for images.
         num_samples: K.
@@ -55,6 +80,15 @@ class BoundReport:
     num_examples: int
     num_dimensions: int
     binarisation: str
+    monte_carlo_error: float | None
+    bias: float | None
+    low_effective_sample_share: float | None
+    warning: str | None
+    level_rates: tuple[float, ...]
+    unit_variances: tuple[float, ...]
+    information: Information | None
+    calibration: Calibration | None
+    annealing: Annealing | None
 
     def to_json(self) -> Json:
         """The report as a JSON object; what does not fit the kind of data is null."""
@@ -66,8 +100,10 @@ class _Totals:
 
     def __init__(self, num_latents: int) -> None:
         self.count, self.observed, self.squared_error = 0, 0.0, 0.0
-        self.elbo = self.rate = self.distortion = self.effective = 0.0
+        self.elbo = self.rate = self.distortion = 0.0
+        self.level_rates: np.ndarray | float = 0.0
         self.nll: list[np.ndarray] = []
+        self.effective: list[np.ndarray] = []
         self.mean, self.spread = np.zeros(num_latents), np.zeros(num_latents)
 
     def add(self, part: Bounds, squared_error: float) -> None:
@@ -83,7 +119,8 @@ class _Totals:
         self.elbo += float(part.elbo.sum())
         self.rate += float(part.rate.sum())
         self.distortion += float(part.distortion.sum())
-        self.effective += float(part.effective_sample_size.sum())
+        self.level_rates = self.level_rates + part.level_rates.sum(0)
+        self.effective.append(part.effective_sample_size)
         self.squared_error += squared_error
 
 
@@ -93,15 +130,18 @@ def evaluate_bounds(
     *,
     num_samples: int = 100,
     limit: int | None = None,
+    annealing_steps: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> BoundReport:
-    """The K-sample bound on log p(x|c) over a data set, with rate, distortion and active units.
+    """The K-sample bound on log p(x|c) over a data set, with what tells how far to trust it and what the latent is used for.
 
         nll = -mean_x log 1/K sum_k p(x|z_k, c) p(z_k|c) / q(z_k|x, c)
 
     Use it on data that training did not see. With K = 100 the bound is within a fraction of a nat of log p(x) for most
-    models; published figures use K = 5000.
+    models; published figures use K = 5000. The bound of one example is the logarithm of a mean, so by the delta method
+    its variance is v = (K / ESS - 1) / (K - 1), the relative variance of that mean, and it lies v / 2 below log p(x|c) on
+    average. Both come from the weights that were drawn: where few of them carry the mean, what was missed is not in them.
     Burda, Grosse, Salakhutdinov, "Importance weighted autoencoders" (2016), equation 8 and section 5.2.
 
     Args:
@@ -109,11 +149,14 @@ def evaluate_bounds(
         dataset: N examples that fit the model's schema.
         num_samples: K, at least 1.
         limit: evaluate so many examples, evenly spaced over the data (always the same ones); None for all.
+        annealing_steps: check the bound by annealed importance sampling with so many steps, on at most 100 examples
+            (`annealing.anneal`); 0 for no check.
         seed: of all draws; the global random state is left as it was.
         progress: called with (done, total) as examples are done.
 
     Raises:
-        ConfigError: if `num_samples` or `limit` is less than 1, or the data set is empty.
+        ConfigError: if `num_samples` or `limit` is less than 1, the data set is empty, or `annealing_steps` is asked of a model
+            that it cannot be had of.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"`limit` must be at least 1, got {limit}. Leave it out to evaluate every example.")
@@ -121,11 +164,19 @@ def evaluate_bounds(
         raise ConfigError("The data must hold at least one example, found none. Give another split or file.")
     if limit is not None and limit < len(dataset):
         dataset = dataset.select(spaced(len(dataset), limit))
+    annealed = None
+    if annealing_steps:
+        annealed = anneal(bundle, dataset, num_steps=annealing_steps, num_samples=num_samples, seed=seed, progress=progress)
     totals = _Totals(bundle.vae.num_latents)
     with seeded(seed, device_of(bundle.vae)):
         for _, batch, part in bounds(bundle, dataset, num_samples, progress):
             totals.add(part, _squared_error(bundle, batch))
-    return _report(bundle, totals, num_samples)
+    beside = {
+        "information": information(bundle, dataset, seed=seed),
+        "calibration": calibration(bundle, dataset, seed=seed),
+        "annealing": annealed,
+    }
+    return _report(bundle, totals, num_samples, beside)
 
 
 @torch.inference_mode()
@@ -138,9 +189,10 @@ def _squared_error(bundle: Bundle, batch: Batch) -> float:
     return float(error.sum() if batch.mask is None else error[batch.mask.cpu()].sum())
 
 
-def _report(bundle: Bundle, totals: _Totals, num_samples: int) -> BoundReport:
+def _report(bundle: Bundle, totals: _Totals, num_samples: int, beside: dict[str, Any]) -> BoundReport:
     schema, count = bundle.schema, totals.count
-    nll = np.concatenate(totals.nll)
+    nll, effective = np.concatenate(totals.nll), np.concatenate(totals.effective)
+    unit_variances = totals.spread / count
     mse = totals.squared_error / max(1.0, totals.observed) * schema.step**2
     discrete = bundle.vae.likelihood.discrete
     return BoundReport(
@@ -150,15 +202,43 @@ def _report(bundle: Bundle, totals: _Totals, num_samples: int) -> BoundReport:
         elbo=totals.elbo / count,
         rate=totals.rate / count,
         distortion=totals.distortion / count,
-        active_units=int((totals.spread / count > ACTIVE).sum()),
-        effective_sample_size=totals.effective / count,
+        active_units=int((unit_variances > ACTIVE).sum()),
+        effective_sample_size=float(effective.mean()),
         reconstruction_mse=mse,
         psnr=_psnr(bundle, mse),
         num_samples=num_samples,
         num_examples=count,
         num_dimensions=schema.num_dimensions,
         binarisation="dynamic" if bundle.transform.stochastic else "none",
+        **_draws(bundle, effective, num_samples),
+        level_rates=tuple(float(total / count) for total in np.atleast_1d(totals.level_rates)),
+        unit_variances=tuple(float(variance) for variance in unit_variances),
+        **beside,
     )
+
+
+def _draws(bundle: Bundle, effective: np.ndarray, num_samples: int) -> dict[str, Any]:
+    """What the effective sample sizes (N,) say of the draws."""
+    unknown: dict[str, Any] = dict.fromkeys(("monte_carlo_error", "bias", "low_effective_sample_share", "warning"))
+    if is_point(bundle.vae):
+        return {**unknown, "warning": _NO_BOUND}
+    if num_samples == 1:
+        return unknown
+    variance = relative_variance(effective, num_samples)
+    few = min(FEW, num_samples / 2)
+    share = float((effective < few).mean())
+    warning = None
+    if share > _SHARE_OF_WARNING:
+        warning = (
+            f"Of {share:.0%} of the examples, fewer than {few:g} of the {num_samples:,} samples carry the bound: it may lie "
+            "further from log p(x) than `bias` says. Use more samples, or check it by annealed importance sampling."
+        )
+    return {
+        "monte_carlo_error": math.sqrt(variance.sum()) / len(variance),
+        "bias": float(variance.mean() / 2),
+        "low_effective_sample_share": share,
+        "warning": warning,
+    }
 
 
 def _psnr(bundle: Bundle, mse: float) -> float | None:

@@ -21,6 +21,9 @@ from vaekit.storage import Bundle
 SAMPLE = 2000
 """How many examples rank the units."""
 
+TRIED = 4096
+"""How many units, the first of them, are ranked by what they change: of a ladder, those of the top levels."""
+
 
 @dataclass(frozen=True)
 class Traversal:
@@ -50,7 +53,8 @@ def traverse(
     """One unit at a time moved over [-reach, reach], the others held.
 
     The others stand at 0, or at the posterior mean of an example. Rows are the units that the data use most, by their KL
-    to the prior over (at most 2000 of) the data; without data, the units whose move changes the decoded mean most.
+    to the prior over (at most 2000 of) the data; without data, those of the first 4096 units whose move changes the decoded
+    mean most.
     Higgins et al., "beta-VAE" (2017), figure 1, is the use of such grids.
 
     Args:
@@ -119,19 +123,21 @@ def _rates(bundle: Bundle, dataset: Dataset) -> Tensor:
 
 
 def _change(bundle: Bundle, held: Tensor, features: Tensor | None, reach: float) -> Tensor:
-    """(D,): mean squared change of the decoded mean as each unit goes from -reach to reach."""
-    num = len(held)
-    low, high = held.repeat(num, 1), held.repeat(num, 1)
-    low.fill_diagonal_(-reach)
-    high.fill_diagonal_(reach)
+    """(min(D, TRIED),): mean squared change of the decoded mean as each unit goes from -reach to reach."""
+    num, block, on = min(len(held), TRIED), block_size(bundle.schema), device_of(bundle.vae)
 
     def change(low: Tensor, high: Tensor, features: Tensor | None) -> tuple[Tensor]:
         ends = [bundle.vae.decode_flat(z[None], features).mean[0] for z in (low, high)]
         return ((ends[1] - ends[0]).square().flatten(1).mean(1),)
 
-    on = device_of(bundle.vae)
-    (changes,) = in_blocks(change, [low.to(on), high.to(on), _repeated(features, num)], block_size(bundle.schema))
-    return changes.cpu()
+    changes = []
+    for units in torch.arange(num).split(block):  # a block at a time: all ends together would be D^2 numbers
+        rows = torch.arange(len(units))
+        low, high = held.repeat(len(units), 1), held.repeat(len(units), 1)
+        low[rows, units], high[rows, units] = -reach, reach
+        (found,) = in_blocks(change, [low.to(on), high.to(on), _repeated(features, len(units))], block)
+        changes.append(found.cpu())
+    return torch.cat(changes)
 
 
 def _repeated(features: Tensor | None, num: int) -> Tensor | None:

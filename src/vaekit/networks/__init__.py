@@ -2,6 +2,28 @@
 
 from vaekit.networks.condition import ConditionEncoder
 from vaekit.networks.conv import ConvDecoder, ConvEncoder
+from vaekit.networks.grid import GridDecoder, GridEncoder, SumOfLayers
+from vaekit.networks.hierarchy import Ladder, Tail
+from vaekit.networks.hierarchy_conv import ConvLadder
+from vaekit.networks.hierarchy_dense import DenseLadder
+from vaekit.networks.logs import LogInput
 from vaekit.networks.mlp import MLP
+from vaekit.networks.part import Part
+from vaekit.networks.spectral import Spectral
 
-__all__ = ["MLP", "ConditionEncoder", "ConvDecoder", "ConvEncoder"]
+__all__ = [
+    "MLP",
+    "ConditionEncoder",
+    "ConvDecoder",
+    "ConvEncoder",
+    "ConvLadder",
+    "DenseLadder",
+    "GridDecoder",
+    "GridEncoder",
+    "Ladder",
+    "LogInput",
+    "Part",
+    "Spectral",
+    "SumOfLayers",
+    "Tail",
+]

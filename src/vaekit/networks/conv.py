@@ -44,7 +44,7 @@ class ResidualBlock(nn.Module):
         return h + self.second(F.silu(self.first(F.silu(h))))
 
 
-def _channels_last(module: nn.Module) -> None:
+def channels_last(module: nn.Module) -> None:
     """Weights in the layout of the activations, so that no convolution has to rearrange them."""
     for parameter in module.parameters():
         if parameter.dim() == 4:
@@ -123,7 +123,7 @@ class ConvEncoder(Component):
         last = stage_sizes(h, w, len(channels))[-1]
         self.project = nn.Linear(channels[-1] * last[0] * last[1] + condition_features, features)
         self.out_shape = (features,)
-        _channels_last(self)
+        channels_last(self)
 
     def make_head(self, num_parameters: int, event_shape: tuple[int, ...]) -> LinearHead:
         """A linear layer to (..., num_parameters, *event_shape)."""
@@ -183,7 +183,7 @@ class ConvDecoder(Component):
             nn.Conv2d(channels[i], channels[i - 1], 3, padding=1) for i in range(len(channels) - 1, 0, -1)
         )
         self.out_shape = (channels[0], h, w)
-        _channels_last(self)
+        channels_last(self)
 
     def make_head(self, num_parameters: int, event_shape: tuple[int, ...]) -> nn.Module:
         """A 1 x 1 convolution to (..., num_parameters, C, H, W).

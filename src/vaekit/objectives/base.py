@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vaekit.component import Component
 from vaekit.distributions import closed_form_kl, stopped
+from vaekit.errors import ConfigError
 from vaekit.types import Json, Latent, Trace
 
 
@@ -43,7 +44,7 @@ def level_rate(latent: Latent) -> Tensor:
     kl = closed_form_kl(latent.posterior, latent.prior)
     if kl is None:
         return (latent.log_q - latent.log_p).mean(0)
-    return kl.expand(latent.log_q.shape).mean(0)
+    return kl.expand(latent.z.shape[:2]).mean(0)
 
 
 def rate(trace: Trace) -> Tensor:
@@ -67,7 +68,11 @@ class Objective(Component, abc.ABC):
     and data that are detached.
     """
 
-    adversary: nn.Module | None = None
+    adversary: nn.Module | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adversary = None  # not on the class, where it would hide the module that a subclass registers
 
     def adversary_settings(self) -> Json:
         """`lr` (its peak) and `betas` for the parameters of `adversary`."""
@@ -81,6 +86,17 @@ class Objective(Component, abc.ABC):
             trace: what inference left behind.
             step: optimiser steps done so far, for schedules; None means that every schedule has ended.
         """
+
+
+def one_level(trace: Trace, objective: str, instead: str) -> Latent:
+    """The trace's only level of latents.
+
+    Raises:
+        ConfigError: if it has several; `instead` is the sentence that says what to do.
+    """
+    if len(trace.latents) != 1:
+        raise ConfigError(f"{objective} must be given one level of latents, got {len(trace.latents)}. {instead}")
+    return trace.latents[0]
 
 
 def log_q_stopped(latent: Latent) -> Tensor:

@@ -18,20 +18,26 @@ class ELBO(Objective):
 
     beta = 1 is the bound itself: Kingma, Welling, "Auto-Encoding Variational Bayes" (2014), equation 3. beta > 1 presses
     the units apart at the cost of distortion: Higgins et al., "beta-VAE" (2017). Warm-up, beta_t = beta * min(1, t /
-    warm_up), lets the decoder learn to use z first: Bowman et al. (2016), Sonderby et al. (2016). Free bits do not charge
-    a unit for its first lambda nats, sum_d max(lambda, mean_batch KL_d): Kingma et al., "Improved variational inference
-    with inverse autoregressive flow" (2016), equation 15. Capacity opens the channel to C nats over some steps: Burgess
-    et al., "Understanding disentangling in beta-VAE" (2018), equation 8.
+    warm_up), lets the decoder learn to use z first: Bowman et al. (2016), Sonderby et al. (2016). Repeated, so that each
+    rise starts from the latents that the one before has found: Fu et al., "Cyclical annealing schedule: a simple approach
+    to mitigating KL vanishing" (2019). Free bits do not charge a group of units j for its first lambda nats, sum_j
+    max(lambda, mean_batch KL_j): Kingma et al., "Improved variational inference with inverse autoregressive flow" (2016),
+    equation 15. Capacity opens the channel to C nats over some steps: Burgess et al., "Understanding disentangling in
+    beta-VAE" (2018), equation 8.
 
     Args:
         beta: weight of the rate, >= 0.
         warm_up: steps over which beta rises from 0; 0 for none.
-        free_bits: lambda, nats a unit, >= 0. Where q or p is no product over units, a level shares lambda times its units.
+        free_bits: lambda, nats a group, >= 0. Where q or p is no product over units, a level shares lambda times its groups.
         capacity: C in nats for a model's whole rate, or None.
         capacity_steps: steps over which the capacity rises from 0 to C; 0 for C at once.
+        free_bits_per: the groups of free bits: each `unit`, each `channel` (all positions of one index of the latent's first
+            dimension; a unit where the latent is a vector), or each `level`.
+        cycles: how often beta rises from 0. Each rise is followed by as many steps at beta, and the last by all that are left.
 
     Raises:
-        ConfigError: for a negative argument, or free bits together with a capacity.
+        ConfigError: for a negative argument, free bits together with a capacity, groups of another name, or cycles without
+            a warm-up.
 
     Example:
         >>> ELBO(beta=4.0).spec()["beta"]
@@ -45,6 +51,8 @@ class ELBO(Objective):
         free_bits: float = 0.0,
         capacity: float | None = None,
         capacity_steps: int = 0,
+        free_bits_per: str = "unit",
+        cycles: int = 1,
     ) -> None:
         super().__init__()
         if not beta >= 0:
@@ -61,11 +69,22 @@ class ELBO(Objective):
             raise ConfigError(
                 "`free_bits` and `capacity` must not be set together, got both: each says how much rate is free. Use one."
             )
-        self.beta, self.warm_up, self.free_bits = beta, warm_up, free_bits
+        if free_bits_per not in ("unit", "channel", "level"):
+            raise ConfigError(f"`free_bits_per` must be unit, channel or level, got {free_bits_per!r}. Use `unit`.")
+        if cycles < 1 or (cycles > 1 and warm_up == 0):
+            raise ConfigError(
+                f"`cycles` must be at least 1, and 1 without a warm-up, got {cycles} with `warm_up={warm_up}`. "
+                "Set `warm_up` to the steps of one rise."
+            )
+        self.beta, self.warm_up, self.cycles = beta, warm_up, cycles
+        self.free_bits, self.free_bits_per = free_bits, free_bits_per
         self.capacity, self.capacity_steps = capacity, capacity_steps
 
     def beta_at(self, step: int | None) -> float:
         """beta_t after `step` steps."""
+        period = 2 * self.warm_up
+        if step is not None and step < self.cycles * period:
+            step %= period
         return self.beta * progress(step, self.warm_up)
 
     def forward(self, trace: Trace, step: int | None = None) -> Bound:
@@ -82,8 +101,12 @@ class ELBO(Objective):
 
     def _charged(self, latent: Latent) -> Tensor:
         """The rate of a level beyond what is free, with what is free added as a constant."""
-        units = unit_kl(latent.posterior, latent.prior)
+        units = None if self.free_bits_per == "level" else unit_kl(latent.posterior, latent.prior)
         if units is None:
-            return level_rate(latent).mean().clamp_min(self.free_bits * math.prod(latent.z.shape[2:]))
+            groups = {"unit": math.prod(latent.z.shape[2:]), "channel": latent.z.shape[2], "level": 1}[self.free_bits_per]
+            return level_rate(latent).mean().clamp_min(self.free_bits * groups)
         units = units.expand(latent.z.shape) if units.dim() == latent.z.dim() else units
-        return units.flatten(0, units.dim() - latent.z.dim() + 1).mean(0).clamp_min(self.free_bits).sum()
+        means = units.flatten(0, units.dim() - latent.z.dim() + 1).mean(0)
+        if self.free_bits_per == "channel":
+            means = means.reshape(means.shape[0], -1).sum(1)
+        return means.clamp_min(self.free_bits).sum()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -26,6 +27,15 @@ class Prior(Component, abc.ABC):
             temperature: factor on the scales, > 0.
         """
 
+    def of_batch(self, q: Distribution, condition: Tensor | None = None) -> Distribution:
+        """p(z|c) as inference charges it to a batch: `forward`, unless a prior that is made of examples leaves each out.
+
+        Args:
+            q: the posterior of the B examples of the batch.
+            condition: (B, F) features, or None.
+        """
+        return self(condition)
+
     def bind(self, posterior: Callable[..., Distribution]) -> None:
         """Gives the model's posterior to a prior that is made of it; others leave it alone.
 
@@ -45,3 +55,14 @@ def check_num_latents(num_latents: int) -> int:
     if num_latents < 1:
         raise ConfigError(f"`num_latents` must be at least 1, got {num_latents}. Give the number of latent units.")
     return num_latents
+
+
+def in_chunks(function: Callable[[Tensor], Tensor], value: Tensor, event_dims: int, rows: int) -> Tensor:
+    """`function` of the rows of `value` (*batch, *event), one number each, as (*batch).
+
+    Where no gradient is asked for, so many rows at once that memory is bounded; else all of them.
+    """
+    batch = value.shape[: value.dim() - event_dims]
+    flat = value.reshape(-1, *value.shape[len(batch) :])
+    parts = [flat] if torch.is_grad_enabled() else flat.split(max(1, rows))
+    return torch.cat([function(part) for part in parts]).reshape(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import signal
 import threading
 import time
@@ -135,6 +136,8 @@ class Outcome:
 
 class Trainer:
     """Trains a model on one data set and keeps the weights of the best validation bound.
+
+    With an objective that has a player of its own, the last weights are kept and patience does not apply.
 
     Args:
         vae: the model; its weights are changed.
@@ -333,7 +336,9 @@ class Trainer:
                 average.copy_(live)
         progress.validation = validate(self.averaged, self.transform, self.objective, self.held_out, self.config, self.fabric)
         loss = progress.validation["loss"]
-        if loss < progress.best_loss:
+        # A loss that another player moves does not compare over time: the last weights count as the best.
+        moving = self.objective.adversary is not None and math.isfinite(loss)
+        if moving or loss < progress.best_loss:
             progress.best_loss, progress.best_step, progress.stale = loss, progress.step, 0
             progress.best_validation = progress.validation
             self.best_weights = {k: v.detach().cpu().clone() for k, v in self.averaged.state_dict().items()}

@@ -81,6 +81,7 @@ def _measure(
 ) -> dict[str, float]:
     """Steps a second in each precision, the best of some interleaved rounds, on a copy of the model."""
     trial, prepare = copy.deepcopy(vae).to(device).train(), copy.deepcopy(transform).to(device)
+    judge = copy.deepcopy(objective).to(device).train()
     num = min(config.batch_size, len(data), max(16, _MAX_ELEMENTS // data.schema.num_dimensions))
     batch = data.batch(torch.arange(num)).to(device)
     best = {"float32": 0.0, "bf16": 0.0}
@@ -88,7 +89,7 @@ def _measure(
     with torch.random.fork_rng(devices=devices):
         for round_ in range(_ROUNDS + 1):
             for precision in best:
-                speed = _steps_per_second(trial, prepare, objective, batch, config.num_samples, len(data), precision, device)
+                speed = _steps_per_second(trial, prepare, judge, batch, config.num_samples, len(data), precision, device)
                 if round_ > 0:  # the first round pays for start-up
                     best[precision] = max(best[precision], speed)
     return best

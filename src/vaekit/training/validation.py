@@ -32,14 +32,15 @@ def validate(
         `active_units`. Training's own random numbers are left where they were.
     """
     device = fabric.device
-    training = vae.training
+    training, judging = vae.training, objective.training
     vae.eval()
+    objective.eval()
     size = max(1, min(_MAX_BATCH, _MAX_ELEMENTS // data.schema.num_dimensions))
     # A process without an example of its own still takes part, with a weight of 0.
     mine = torch.arange(len(data))[fabric.global_rank :: fabric.world_size]
     weight, chunks = (1, mine.split(size)) if len(mine) else (0, (torch.zeros(1, dtype=torch.long),))
     totals: dict[str, Tensor] = {}
-    means: list[Tensor] = []
+    moments = torch.zeros((), dtype=torch.float64)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), full_precision():
         torch.manual_seed(config.seed + 1 + fabric.global_rank)
         for indices in chunks:
@@ -51,14 +52,15 @@ def validate(
             for name, value in values.items():
                 sum_ = value.detach().cpu().double() * (len(indices) * weight)
                 totals[name] = totals[name] + sum_ if name in totals else sum_
-            means.append(trace.posterior_mean.cpu().double())
+            mean = trace.posterior_mean.cpu().double()
+            moments = moments + torch.stack([torch.full_like(mean[0], len(mean)), mean.sum(0), mean.square().sum(0)]) * weight
     vae.train(training)
-    return _reduce(totals, torch.cat(means) * weight, len(mine), fabric)
+    objective.train(judging)
+    return _reduce(totals, moments, fabric)
 
 
-def _reduce(totals: dict[str, Tensor], means: Tensor, num: int, fabric: Fabric) -> dict[str, float]:
-    """Sums over the processes, then means over all examples."""
-    moments = torch.stack([torch.full_like(means[0], num), means.sum(0), means.square().sum(0)])
+def _reduce(totals: dict[str, Tensor], moments: Tensor, fabric: Fabric) -> dict[str, float]:
+    """Sums over the processes, then means over all examples; `moments` are count, sum and sum of squares of each unit."""
     packed = torch.cat([torch.stack(list(totals.values())), moments.flatten()])
     if fabric.world_size > 1:
         packed = packed.to(fabric.device)

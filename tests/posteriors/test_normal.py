@@ -11,10 +11,18 @@ from torch import Tensor
 from vaekit.distributions import closed_form_kl, diagonal_normal
 from vaekit.errors import ConfigError
 from vaekit.networks import MLP, ConvEncoder
-from vaekit.posteriors import DiagonalNormal, FullNormal, Posterior
+from vaekit.posteriors import DiagonalNormal, FullNormal, LowRankNormal, Posterior
 from vaekit.priors import StandardNormal
 
-FAMILIES = [DiagonalNormal, FullNormal]
+
+class RankOne(LowRankNormal):
+    """A normal of low rank whose constructor is that of the others."""
+
+    def __init__(self, network: MLP, num_latents: int) -> None:
+        super().__init__(network, num_latents, rank=1)
+
+
+FAMILIES = [DiagonalNormal, FullNormal, RankOne]
 
 
 def raw_of(posterior: Posterior, x: Tensor) -> Tensor:
@@ -47,6 +55,22 @@ def test_full_normal_is_its_formula() -> None:
     q = posterior(x)
     torch.testing.assert_close(q.log_prob(z), expected, rtol=1e-6, atol=1e-6)  # as above
     assert (lower.tril(-1).abs() > 0).any()
+
+
+def test_low_rank_normal_is_its_formula() -> None:
+    posterior, x = LowRankNormal(MLP(3, [5]), 3, rank=2).double(), torch.randn(4, 3).double()
+    raw = raw_of(posterior, x)
+    factor = (raw[:, 2:] / (1 + raw[:, 2:].abs() / 100)).mT
+    scale = torch.diag_embed(scale_of(raw[:, 1]))
+    q = posterior(x)
+    torch.testing.assert_close(q.mean, raw[:, 0])
+    torch.testing.assert_close(q.covariance_matrix, scale @ (torch.eye(3) + factor @ factor.mT) @ scale, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_rank_must_be_from_one_to_all(rank: int) -> None:
+    with pytest.raises(ConfigError, match=f"`rank` must be from 1 to `num_latents`, got {rank} for 3"):
+        LowRankNormal(MLP(3, [5]), 3, rank)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

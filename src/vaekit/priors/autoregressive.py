@@ -1,0 +1,149 @@
+"""One unit after another, each a mixture of normals given those before it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution
+
+from vaekit.component import stopped_copy
+from vaekit.errors import ConfigError
+from vaekit.priors.base import Prior, check_num_latents, in_chunks
+
+_MAX_ELEMENTS = 2**23
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer of which only the connections of a mask are there.
+
+    Args:
+        mask: (out, in) bool, True where an input reaches an output.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        return F.linear(input, torch.where(self.mask, self.weight, 0.0), self.bias)
+
+
+class MaskedNetwork(nn.Module):
+    """A dense network whose output (..., D, P) at unit d depends on the inputs before d alone.
+
+    Germain, Gregor, Murray, Larochelle, "MADE: masked autoencoder for distribution estimation" (2015), equations 8 to 13.
+    Departure: the degrees of hidden units go round in order and are not drawn, so a saved model needs no masks.
+
+    Args:
+        num_units: D.
+        hidden: width of each layer.
+        num_parameters: P, numbers that come out a unit.
+    """
+
+    def __init__(self, num_units: int, hidden: Sequence[int], num_parameters: int) -> None:
+        super().__init__()
+        inputs = torch.arange(1, num_units + 1)
+        degrees = [inputs, *(torch.arange(width) % max(1, num_units - 1) + 1 for width in hidden)]
+        self.layers = nn.ModuleList(MaskedLinear(b[:, None] >= a[None, :]) for a, b in itertools.pairwise(degrees))
+        outputs = inputs.repeat_interleave(num_parameters)
+        self.head = MaskedLinear(outputs[:, None] > degrees[-1][None, :])
+        self.num_units, self.num_parameters = num_units, num_parameters
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(..., D) to (..., D, P)."""
+        for layer in self.layers:
+            z = F.silu(layer(z))
+        return self.head(z).unflatten(-1, (-1, self.num_parameters))
+
+
+class ChainOfMixtures(Distribution):
+    """p(z) = prod_d sum_m w_m N(z_d; mean_m, scale_m^2), with weights, means and scales that are functions of z_<d.
+
+    Args:
+        network: maps z (..., D) to (..., D, 3 M): logits, means and raw scales, those of unit d from z_<d alone.
+        temperature: factor on the scales.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def __init__(self, network: MaskedNetwork, temperature: float = 1.0) -> None:
+        super().__init__(torch.Size(), torch.Size([network.num_units]), validate_args=False)
+        self.network, self.temperature = network, temperature
+
+    def factors(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, means and scales of the factors, each (..., D, M), at z (..., D)."""
+        logits, mean, raw = self.network(z).to(z.dtype).unflatten(-1, (3, -1)).unbind(-2)
+        return logits, mean, (F.softplus(raw + 0.5413248546) + 1e-4) * self.temperature
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(...): the log-density of `value` (..., D), in one pass."""
+        width = max(layer.out_features for layer in self.network.modules() if isinstance(layer, nn.Linear))
+        return in_chunks(self._log_prob, value, 1, _MAX_ELEMENTS // width)
+
+    def _log_prob(self, value: Tensor) -> Tensor:
+        logits, mean, scale = self.factors(value)
+        square = ((value[..., None] - mean) / scale).square()
+        terms = logits.log_softmax(-1) - 0.5 * square - scale.log() - 0.5 * math.log(2 * math.pi)
+        return terms.logsumexp(-1).sum(-1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """(*sample_shape, D), a pass a unit."""
+        z = self.network.head.bias.new_zeros(torch.Size(sample_shape) + self.event_shape)
+        for unit in range(self.event_shape[0]):
+            logits, mean, scale = (p[..., unit, :] for p in self.factors(z))
+            chosen = Categorical(logits=logits, validate_args=False).sample()[..., None]
+            z[..., unit] = torch.normal(mean.gather(-1, chosen), scale.gather(-1, chosen)).squeeze(-1)
+        return z
+
+    def stopped(self) -> ChainOfMixtures:
+        """The same, with a network that no gradient reaches."""
+        return ChainOfMixtures(stopped_copy(self.network), self.temperature)
+
+
+class Autoregressive(Prior):
+    """p(z) = prod_d p(z_d|z_<d), each factor a mixture of normals that a masked network gives.
+
+    The density takes one pass of the network, a sample D passes. It is exact, and it can be of any shape that mixtures of
+    so many components can: for few latents, a strong density.
+    Uria, Murray, Larochelle, "RNADE: the real-valued neural autoregressive density-estimator" (2013), equation 3, with the
+    network of Germain et al., "MADE" (2015). Chen et al., "Variational lossy autoencoder" (2017), section 3.2, is the use of
+    such a density as a prior. Temperature multiplies the scales of every factor.
+
+    Args:
+        num_latents: D.
+        num_components: M, components a factor.
+        hidden: width of each layer of the network.
+
+    Raises:
+        ConfigError: for fewer than one latent or component, or an empty or non-positive width.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> Autoregressive(3, num_components=4, hidden=[16])().sample((7,)).shape
+        torch.Size([7, 3])
+    """
+
+    def __init__(self, num_latents: int, num_components: int = 10, hidden: Sequence[int] = (128, 128)) -> None:
+        super().__init__()
+        if num_components < 1:
+            raise ConfigError(f"`num_components` must be at least 1, got {num_components}. Use 1 for normal factors.")
+        if not hidden or min(hidden) < 1:
+            raise ConfigError(f"`hidden` must hold widths of at least 1, got {tuple(hidden)}. Give at least one width.")
+        self.shape = (check_num_latents(num_latents),)
+        self.network = MaskedNetwork(num_latents, hidden, 3 * num_components)
+        with torch.no_grad():  # the components start apart, each of scale 1
+            self.network.head.bias.view(num_latents, 3, num_components)[:, 1].normal_()
+
+    def forward(self, condition: Tensor | None = None, temperature: float = 1.0) -> ChainOfMixtures:
+        """The chain, the same for every condition."""
+        return ChainOfMixtures(self.network, temperature)

@@ -1,0 +1,369 @@
+"""A new prior for a trained model: a density of its latents, fitted after the fact, with encoder and decoder as they are."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from vaekit.component import Component, device_of, full_precision
+from vaekit.data.dataset import Dataset
+from vaekit.data.schema import Schema, Source
+from vaekit.data.transforms import Levels
+from vaekit.errors import ConfigError, DataError, require
+from vaekit.inference import Progress, prepare, seeded
+from vaekit.likelihoods import Normal
+from vaekit.networks import MLP
+from vaekit.objectives import ELBO, PriorFit
+from vaekit.posteriors import DiagonalNormal
+from vaekit.posteriors.deterministic import Point
+from vaekit.priors import Autoregressive, Flow, FlowMatching, MixtureOfNormals, Prior, SecondStage, Standardized, StandardNormal
+from vaekit.storage import Bundle
+from vaekit.training.callbacks import Callback
+from vaekit.training.config import TrainConfig
+from vaekit.training.loop import Trainer
+from vaekit.training.run import make_fabric, split
+from vaekit.training.validation import validate
+from vaekit.types import Condition, Json, Latent, Trace
+from vaekit.vae import VAE, LatentModel
+
+if TYPE_CHECKING:
+    from vaekit.training.loop import Progress as RunProgress
+    from vaekit.training.schedules import Budget
+
+MIXTURES = {"mixture": "diagonal", "mixture-full": "full"}
+KINDS = (*MIXTURES, "flow", "flow-matching", "vae", "autoregressive")
+"""What `refit_prior` fits by name."""
+
+PRIOR_FIT = "prior_fit"
+"""The key of the training summary under which stands how the prior was fitted."""
+
+_WANTED_ROWS, _MOST_ROWS, _MOST_DRAWS = 2**17, 2**20, 16
+_EM_ROWS, _EM_ITERATIONS = 200_000, 300
+_DEFAULTS: Json = {"batch_size": 256, "learning_rate": 2e-3, "precision": "float32"}
+_STEPS = 5000
+
+
+def refit_prior(
+    bundle: Bundle,
+    data: Dataset,
+    kind: str | Prior = "mixture",
+    *,
+    components: int | None = None,
+    hidden: Sequence[int] | None = None,
+    draws: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Bundle:
+    """The model with a prior that is fitted to its latents, all else unchanged.
+
+        p_new = argmax_p  sum_x E_q(z|x,c) [ log p(z) ]
+
+    Of the bound, that is what depends on the prior, so the bound on the training data rises with the fit. What a model
+    generates gets better where the latents of data are not distributed as its prior was, as with small beta or a
+    deterministic encoder. Latents are samples of the posterior; those of a deterministic encoder are its points.
+    Ghosh, Sajjadi, Vergari, Black, Scholkopf, "From variational to deterministic autoencoders" (2020), section 4: `mixture`.
+    Dai, Wipf, "Diagnosing and enhancing VAE models" (2019), section 4: `vae`.
+
+    | kind | prior | fitted by |
+    |---|---|---|
+    | `mixture`, `mixture-full` | `MixtureOfNormals` with diagonal or full covariance | expectation maximisation |
+    | `flow` | `Flow`, a neural spline flow | gradient |
+    | `flow-matching` | `FlowMatching` | gradient, without its density |
+    | `vae` | `SecondStage` | gradient of its bound |
+    | `autoregressive` | `Autoregressive` | gradient |
+
+    All of them are fitted in units in which the latents have mean 0 and standard deviation 1. Those fitted by gradient keep
+    the weights that are best on the latents of held-out examples. A `Prior` of one's own is trained from where it stands, in
+    the latents' own units unless it is a `Standardized`; one that is made of the posterior or of data is given both.
+    In a conditional model the latents are encoded under the examples' conditions, and the new prior ignores conditions.
+
+    Args:
+        bundle: a trained `VAE`; it is left as it is.
+        data: the training data. The part that is held out is that of training (`training.run.split`).
+        kind: one of `KINDS`, or a prior.
+        components: of mixtures, 10 if None.
+        hidden: widths of the networks of the other kinds.
+        draws: posterior samples an example; None for as many as make 131,072 latents, at most 16. Of points there is one.
+        seed: of everything random; the global random state is left as it was.
+        progress: called with (done, total) while a gradient fit runs.
+        **settings: of `TrainConfig`, for the kinds that are fitted by gradient; 5,000 steps if there is no budget.
+
+    Returns:
+        The model. `training["prior_fit"]` says how it was fitted, and holds the bound on held-out examples before and after;
+        the metrics are those afterwards.
+
+    Raises:
+        ConfigError: for an argument that cannot be, or a model whose latent is no vector of real numbers.
+        DataError: for fewer than two examples.
+        MissingExtraError: if the kind needs a package that is not installed.
+    """
+    _check(bundle, kind, components, hidden, draws, settings)
+    training, held_out = split(data)
+    device = device_of(bundle.vae)
+    mine = replace(bundle, vae=copy.deepcopy(bundle.vae).eval())
+    vae = cast(VAE, mine.vae)
+    trainable = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    vae.requires_grad_(False)
+    config = TrainConfig.make(**{**_DEFAULTS, **_budget(settings), **settings, "seed": seed})
+    fabric = make_fabric(str(device))
+    with seeded(seed, device):
+        z, z_held_out = _latents(mine, training, draws), _latents(mine, held_out, 1)
+        before = validate(vae, mine.transform, ELBO(), held_out, config, fabric)
+        if isinstance(kind, str) and kind in MIXTURES:
+            prior, how = _fit_mixture(z, components or 10, MIXTURES[kind], seed)
+        else:
+            prior = copy.deepcopy(kind) if isinstance(kind, Prior) else _make(kind, z.shape[1], components, hidden)
+            _start(prior, mine, training, z)
+            how = _fit_by_gradient(prior, z, z_held_out, config, fabric, progress)
+        vae.prior = prior.to(device).requires_grad_(True)
+        vae.eval()
+        after = validate(vae, mine.transform, ELBO(), held_out, config, fabric)
+    for parameter in trainable:
+        parameter.requires_grad_(True)
+    bounds = {"elbo_before": before["elbo"], "rate_before": before["rate"], "elbo": after["elbo"], "rate": after["rate"]}
+    name = kind if isinstance(kind, str) else prior.registered_name
+    summary = {"kind": name, **bounds, "num_latents": len(z), "seed": seed, **how}
+    metrics = {f"validation_{name}": value for name, value in after.items()}
+    return replace(mine, training={**bundle.training, PRIOR_FIT: summary}, metrics=metrics)
+
+
+# ------------------------------------------------------------------------------------------------------- arguments
+
+
+def _check(
+    bundle: Bundle,
+    kind: str | Prior,
+    components: int | None,
+    hidden: Sequence[int] | None,
+    draws: int | None,
+    settings: Json,
+) -> None:
+    if not isinstance(bundle.vae, VAE) or len(bundle.vae.prior.shape) != 1:
+        raise ConfigError(
+            f"The model must be a VAE with one vector of latents for its prior to be fitted, got a "
+            f"{type(bundle.vae).__name__} of latents {getattr(bundle.vae, 'num_latents', None)}. Train one."
+        )
+    if isinstance(kind, Prior):
+        if tuple(kind.shape) != tuple(bundle.vae.prior.shape):
+            raise ConfigError(f"The prior must have latents {bundle.vae.prior.shape}, got {kind.shape}. Make it of that size.")
+    elif kind not in KINDS:
+        raise ConfigError(f"The prior must be one of {', '.join(KINDS)}, got {kind!r}. Use `mixture` when in doubt.")
+    if components is not None and (kind not in (*MIXTURES, "autoregressive") or components < 1):
+        raise ConfigError(
+            f"`components` must be at least 1, and for mixture, mixture-full or autoregressive; got {components} for "
+            f"{kind if isinstance(kind, str) else type(kind).__name__}. Leave it out."
+        )
+    if kind in MIXTURES and (hidden or settings):
+        given = ", ".join(["hidden"] * bool(hidden) + list(settings))
+        raise ConfigError(
+            f"A mixture is fitted by expectation maximisation, which takes no settings of a run, got {given}. Leave them out, "
+            "or choose another prior."
+        )
+    if draws is not None and draws < 1:
+        raise ConfigError(f"`draws` must be at least 1, got {draws}. Leave it out for a fitting number.")
+
+
+def _budget(settings: Json) -> Json:
+    return {} if any(settings.get(name) is not None for name in ("epochs", "steps", "minutes")) else {"steps": _STEPS}
+
+
+def _make(kind: str, num_latents: int, components: int | None, hidden: Sequence[int] | None) -> Standardized:
+    """The prior of a kind that is fitted by gradient."""
+    widths: Json = {} if hidden is None else {"hidden": list(hidden)}
+    if kind == "flow":
+        return Standardized(Flow(num_latents, **widths))
+    if kind == "flow-matching":
+        return Standardized(FlowMatching(num_latents, **widths))
+    if kind == "autoregressive":
+        return Standardized(Autoregressive(num_latents, components or 10, **widths))
+    layers = [256, 256] if hidden is None else list(hidden)
+    posterior = DiagonalNormal(MLP(num_latents, layers), num_latents)
+    likelihood = Normal(MLP(num_latents, layers), [num_latents])
+    return Standardized(SecondStage(StandardNormal(num_latents), posterior, likelihood))
+
+
+# --------------------------------------------------------------------------------------------------------- latents
+
+
+def _latents(bundle: Bundle, dataset: Dataset, draws: int | None) -> Tensor:
+    """(M, D) samples of the posterior on the CPU, those of one example in different blocks of M."""
+    num = len(dataset)
+    if num > _MOST_ROWS:
+        chosen = np.sort(np.random.default_rng(0).choice(num, _MOST_ROWS, replace=False))
+        dataset, num = dataset.select(chosen), _MOST_ROWS
+    draws = max(1, min(_MOST_DRAWS, _WANTED_ROWS // num)) if draws is None else draws
+    block = max(1, min(512, 2**22 // dataset.schema.num_dimensions))
+    parts = []
+    with torch.no_grad(), full_precision():
+        for start in range(0, num, block):
+            inputs = prepare(bundle, dataset.batch(np.arange(start, min(start + block, num))))
+            q = cast(VAE, bundle.vae).encode(inputs.x, condition=inputs.condition, mask=inputs.mask)
+            _check_support(q)
+            draws = 1 if isinstance(q, Point) else draws
+            parts.append(q.sample((draws,)).float().cpu())
+    z = torch.cat(parts, dim=1).flatten(0, 1)
+    length = z.double().norm(dim=1)
+    if z.shape[1] > 1 and bool(length.std(correction=0) <= 1e-5 * length.mean()):
+        raise ConfigError("Latents must fill the space for a density to be fitted, found all on one sphere. Keep their prior.")
+    if not bool(torch.isfinite(z).all()):
+        raise DataError("Latents must be finite, found NaN or infinities. Look for extreme values in the data.")
+    return z
+
+
+def _check_support(q: Distribution) -> None:
+    for part in getattr(q, "parts", (q,)):
+        try:
+            support: Any = part.support
+        except NotImplementedError:  # a family of one's own that does not say
+            continue
+        while hasattr(support, "base_constraint"):
+            support = support.base_constraint
+        if support is not constraints.real:
+            raise ConfigError(
+                f"Latents must be real numbers without bounds for a density to be fitted, found those of a "
+                f"{type(part).__name__}. Keep the model's own prior."
+            )
+
+
+# ------------------------------------------------------------------------------------------------------------- fits
+
+
+def _fit_mixture(z: Tensor, components: int, covariance: str, seed: int) -> tuple[MixtureOfNormals, Json]:
+    """A mixture by expectation maximisation, on latents of mean 0 and standard deviation 1, brought back to their units."""
+    models = require("sklearn.mixture", "sklearn", "Fitting a mixture")
+    if components > len(z):
+        raise ConfigError(f"A mixture must have no more components than latents, got {components} for {len(z)}. Use fewer.")
+    units = Standardized(StandardNormal(z.shape[1]))
+    units.fit(z)
+    shift, scale = units.shift.double(), units.scale.double()
+    rows = z if len(z) <= _EM_ROWS else z[np.sort(np.random.default_rng(seed).choice(len(z), _EM_ROWS, replace=False))]
+    estimate = models.GaussianMixture(
+        components,
+        covariance_type="diag" if covariance == "diagonal" else "full",
+        max_iter=_EM_ITERATIONS,
+        random_state=seed % 2**32,
+    )
+    with warnings.catch_warnings():  # that it has not converged is part of what is returned
+        warnings.simplefilter("ignore", require("sklearn.exceptions", "sklearn", "Fitting a mixture").ConvergenceWarning)
+        estimate.fit(((rows.double() - shift) / scale).numpy())
+    found = torch.from_numpy(estimate.covariances_)
+    spread = found.sqrt() * scale if covariance == "diagonal" else torch.linalg.cholesky(found) * scale[:, None]
+    prior = MixtureOfNormals(z.shape[1], components, covariance=covariance)
+    # A component that lost all its latents keeps a weight that has a logarithm.
+    weights = torch.from_numpy(estimate.weights_).clamp_min(1e-30)
+    prior.set_components(weights, torch.from_numpy(estimate.means_) * scale + shift, spread)
+    return prior, {"iterations": int(estimate.n_iter_), "converged": bool(estimate.converged_)}
+
+
+def _start(prior: Prior, bundle: Bundle, training: Dataset, z: Tensor) -> None:
+    """What a prior is given before it is trained: the units of the latents, the posterior, and data."""
+    vae = cast(VAE, bundle.vae)
+    prior.to(device_of(vae))
+    prior.bind(vae.posterior)
+    rows = max(1, min(len(training), 1024, 2**24 // training.schema.num_dimensions))
+    inputs = prepare(bundle, training.batch(torch.randperm(len(training))[:rows]))
+    prior.initialize(inputs.x, inputs.mask)
+    if isinstance(prior, Standardized):
+        prior.fit(z)
+
+
+def _fit_by_gradient(
+    prior: Prior, z: Tensor, z_held_out: Tensor, config: TrainConfig, fabric: Any, progress: Progress | None
+) -> Json:
+    """Trains the prior on latents as data, by the one loop; it has the best weights afterwards."""
+    if config.batch_size > len(z):
+        config = config.model_copy(update={"batch_size": len(z)})
+    model = LatentsOnly(prior)
+    listeners = [] if progress is None else [_Listener(progress)]
+    data, held_out = _as_data(z), _as_data(z_held_out)
+    outcome = Trainer(model, Levels(), PriorFit(), config, data, held_out, fabric, None, listeners).fit()
+    model.load_state_dict(outcome.weights)
+    return {
+        "steps": outcome.progress.step,
+        "best_step": outcome.progress.best_step,
+        "stopped": outcome.progress.stopped,
+        "seconds": round(outcome.seconds, 3),
+        "loss": outcome.progress.best_validation.get("loss"),
+        "prior": prior.spec(),
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def _as_data(z: Tensor) -> Dataset:
+    x = z.numpy()
+    source = Source(form="array", layout="flat", dtype="float32")
+    schema = Schema(
+        kind="vectors",
+        shape=x.shape[1:],
+        values="continuous",
+        low=float(x.min()),
+        high=float(x.max()),
+        dtype="float32",
+        source=source,
+        num_examples=len(x),
+    )
+    return Dataset(schema, x)
+
+
+class _Listener(Callback):
+    """Tells how far a run is."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_report(self, metrics: dict[str, float], progress: RunProgress, budget: Budget) -> None:
+        """In thousandths of the budget."""
+        self.progress(round(1000 * budget.progress(progress.step)), 1000)
+
+
+class LatentsOnly(LatentModel):
+    """A model whose data are latents: each is its own latent, and the prior is all that there is to learn.
+
+    In its trace x and z are the same, the posterior is the point x, and log p(x|z) is 0.
+
+    Args:
+        prior: p(z).
+    """
+
+    def __init__(self, prior: Prior) -> None:
+        Component.__init__(self)
+        self.prior, self.condition = prior, None
+
+    def forward(
+        self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None, num_samples: int = 1
+    ) -> Trace:
+        """See `LatentModel.forward`."""
+        point = Point(x)
+        z = point.rsample((num_samples,))
+        return Trace(x, Point(z), z.new_zeros(z.shape[:2]), (Latent(z, point, self.prior()),))
+
+    @property
+    def num_latents(self) -> int:
+        """D."""
+        return self.prior.shape[0]
+
+    def encode_flat(
+        self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x itself, and 0."""
+        return x, torch.zeros_like(x)
+
+    def decode_flat(self, z: Tensor, condition: Condition | Tensor | None = None) -> Distribution:
+        """The point z."""
+        return Point(z)
+
+    def sample_prior(self, num_examples: int, *, condition: Condition | None = None, temperature: float = 1.0) -> Tensor:
+        """(1, N, D): draws of p(z)."""
+        return self.prior(None, temperature).sample((num_examples,))[None]
+
+    def initialize(self, x: Tensor, mask: Tensor | None = None, condition: Condition | None = None) -> None:
+        """Nothing: the prior is started with data, not with latents."""

@@ -1,0 +1,81 @@
+"""`vaekit refit`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from small_models import image_data
+from vaekit import storage
+from vaekit.cli.main import run
+
+
+def test_a_refitted_model_is_a_model(place, tmp_path, capsys):
+    out = tmp_path / "new"
+    line = ["refit", place.images, place.image_data, "-o", out, "--prior", "mixture-full", "--components", 2, "--json"]
+    assert run([str(part) for part in line]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["out"] == str(out)
+    assert record["prior_fit"]["kind"] == "mixture-full"
+    assert record["prior_fit"]["elbo"] == record["metrics"]["validation_elbo"]
+    loaded = storage.load(out)
+    assert loaded.vae.prior.spec()["num_components"] == 2
+    assert loaded.vae.prior.spec()["covariance"] == "full"
+    assert storage.load(place.images).vae.prior.registered_name == "priors.StandardNormal"
+    assert (out / "preview.png").is_file()
+    assert run(["generate", str(out), "-n", "3", "-o", str(tmp_path / "x.npy"), "--quiet"]) == 0
+    assert np.load(tmp_path / "x.npy").shape == (3, 6, 5)
+
+
+def test_a_budget_and_the_sentence(place, tmp_path, capsys):
+    out = tmp_path / "new"
+    line = ["refit", place.vectors, place.vector_data, "-o", out, "--prior", "autoregressive", "--steps", 2, "--seed", 5]
+    assert run([str(part) for part in line]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("The bound on held-out examples went from ")
+    assert f"The model is in {out}." in said
+    fit = storage.load(out).training["prior_fit"]
+    assert (fit["steps"], fit["seed"], fit["stopped"]) == (2, 5, "budget")
+    assert run([str(part) for part in [*line[:-4], "--steps", 3, "--force", "--quiet"]]) == 0
+    assert storage.load(out).training["prior_fit"]["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("", "must have --out, none was given"),
+        ("-o OUT --prior gan", 'Choose from: "mixture", "mixture-full", "flow"'),
+        ("-o OUT --components 0", "Must be >= 1"),
+        ("-o OUT --minutes 0", "Must be > 0"),
+        ("-o OUT --steps 3", "takes no settings of a run, got steps"),
+        ("-o OUT --prior flow --components 3", "for mixture, mixture-full or autoregressive; got 3 for flow"),
+        ("-o OUT --prior vae --steps 3 --epochs 1", "must have one budget"),
+        ("-o OUT --split valid", "must have a split `valid`"),
+    ],
+)
+def test_what_is_refused(refused, place, tmp_path, flags, sentence):
+    out = tmp_path / "new"
+    assert sentence in refused("refit", place.images, place.image_data, *flags.replace("OUT", str(out)).split())
+    assert not out.exists()
+
+
+def test_outputs_that_exist_are_refused_before_the_work(refused, place, tmp_path, monkeypatch):
+    from vaekit import model
+
+    def load(*_):
+        raise AssertionError("the work has started")
+
+    monkeypatch.setattr(model, "load", load)
+    (tmp_path / "file").write_text("here")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("here")
+    assert "OUT must be a folder, found a file" in refused("refit", place.images, place.image_data, "-o", tmp_path / "file")
+    assert "OUT must be a new or empty folder" in refused("refit", place.images, place.image_data, "-o", tmp_path / "full")
+
+
+def test_no_data_and_no_model(refused, place, tmp_path):
+    assert "model folder" in refused("refit", tmp_path / "no", place.image_data, "-o", tmp_path / "new")
+    np.save(tmp_path / "one.npy", image_data(1).raw())
+    assert "At least 2 examples" in refused("refit", place.images, tmp_path / "one.npy", "-o", tmp_path / "new")
