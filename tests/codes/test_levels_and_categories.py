@@ -78,21 +78,32 @@ def test_the_gradient_of_levels_is_that_of_the_bounded_number() -> None:
     assert x.grad.flatten().tolist() == pytest.approx(expected)
 
 
+def test_levels_start_from_data_once() -> None:
+    posterior = FiniteScalar(Through([6]), [5, 8], 3).double()
+    x = (7 + 0.01 * torch.randn(400, 3, 2)).double().flatten(1)
+    assert posterior(x).codes.unique().numel() == 1
+    posterior.initialize(x)
+    assert posterior.codes_of(posterior(x).mean).unique().numel() > 20
+    before = posterior.shift.clone()
+    posterior.initialize(x + 1)
+    assert torch.equal(posterior.shift, before)
+
+
 def test_levels_are_trained_by_the_bound_alone() -> None:
     torch.manual_seed(0)
     posterior = FiniteScalar(MLP(4, [16]), [4, 4], positions=1)
     vae = VAE(UniformCodes(2, 16, 1), posterior, Normal(MLP(2, [16]), [4], scale="shared"))
     x = torch.eye(4).repeat(8, 1)
     optimizer = torch.optim.Adam(vae.parameters(), 1e-2)
-    for _ in range(150):
+    for _ in range(120):
         trace = vae(x)
-        bound = Quantization()(trace)
-        torch.testing.assert_close(bound.loss, ELBO()(trace).loss)  # nothing has to be held together
+        bound = ELBO()(trace)
         optimizer.zero_grad()
         bound.loss.backward()
         optimizer.step()
     assert posterior(torch.eye(4)).codes.unique().numel() == 4
     assert bound.rate.item() == pytest.approx(math.log(16))
+    torch.testing.assert_close(Quantization()(trace).loss, bound.loss)  # nothing has to be held together
 
 
 @pytest.mark.parametrize("levels", [[], [1, 5], [257], [256] * 4])
@@ -248,7 +259,7 @@ def test_continuous_beside_discrete_learns(straight_through) -> None:
         bound.loss.backward()
         optimizer.step()
         losses.append(bound.loss.item())
-    assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 0.4
+    assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 0.3
     terms = Quantization()(vae(x)).terms
     assert 0 < terms["code_entropy"] <= math.log(4) + 1e-5
     mean, scale = vae.encode_flat(x)

@@ -54,7 +54,7 @@ def test_it_learns_directions() -> None:
     vae = VAE(UniformSphere(2), VonMisesFisher(MLP(2, [16]), 2), Normal(MLP(2, [16]), [2], scale="shared"))
     optimizer = torch.optim.Adam(vae.parameters(), lr=0.02)
     for _ in range(200):
-        loss = ELBO()(vae(x)).loss
+        loss = ELBO(beta=0.3)(vae(x)).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

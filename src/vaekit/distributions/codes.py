@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
 from vaekit.component import stopped_copy
@@ -135,6 +135,16 @@ class Quantizer(Protocol):
         ...
 
 
+class _Codes(constraints.Constraint):
+    """The latents that codes have."""
+
+    is_discrete = True
+
+    def check(self, value: Tensor) -> Tensor:
+        """Not known here: it takes the vectors of the codes."""
+        raise NotImplementedError
+
+
 class Quantized(Distribution):
     """All mass at the codes that are nearest to what a network gave: log q(z|x) is 0 at that latent, -inf elsewhere.
 
@@ -162,6 +172,7 @@ class Quantized(Distribution):
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
+    support: ClassVar[constraints.Constraint] = _Codes()  # pyright: ignore
     has_rsample = True
 
     def __init__(
@@ -260,6 +271,7 @@ class RelaxedCodes(Distribution):
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
+    support: ClassVar[constraints.Constraint] = constraints.independent(constraints.unit_interval, 1)  # pyright: ignore
     has_rsample = True
 
     def __init__(self, layout: CodeLayout, logits: Tensor, temperature: Tensor, hard: bool) -> None:
@@ -305,7 +317,7 @@ class RelaxedCodes(Distribution):
 
     def entropy(self) -> Tensor:
         """(*batch): of the categoricals, nats."""
-        return entropy_of(self.probs).sum(-1)
+        return -(self.probs * self.log_probs).sum((-2, -1))
 
     def usage_entropy(self) -> Tensor:
         """Scalar: entropy of the mean over the batch of pi, nats, a mean over tokens."""
@@ -319,7 +331,8 @@ def entropy_of(probs: Tensor) -> Tensor:
         >>> entropy_of(torch.tensor([0.5, 0.5, 0.0]))
         tensor(0.6931)
     """
-    return -torch.xlogy(probs, probs).sum(-1)
+    # Clamped, as the derivative of the logarithm at 0 would spoil every gradient.
+    return -(probs * probs.clamp_min(torch.finfo(probs.dtype).tiny).log()).sum(-1)
 
 
 class CodeDistribution(Distribution, abc.ABC):

@@ -219,19 +219,15 @@ def _angle_slope(kappa: Tensor, angle: Tensor, num_units: int) -> Tensor:
     across = 12.0 / torch.sqrt(curvature + kappa.square() / curvature.clamp_min(torch.finfo(kappa.dtype).tiny))
     before = gap > 2.0 * torch.sin(0.5 * angle).square()  # cos a > A
     reach = torch.where(before, -torch.minimum(angle, across), torch.minimum(math.pi - angle, across))
-    points, weights = _gauss_legendre(_NODES)
-    total = torch.zeros_like(angle)
-    cotangent = 1.0 / torch.tan(angle)
-    for point, weight in zip(points, weights, strict=True):
-        step = point * reach
-        x = angle + step
-        fall = -2.0 * torch.sin(angle + 0.5 * step) * torch.sin(0.5 * step)  # cos x - cos a
-        log_ratio = kappa * fall
-        if degree:  # log(sin x / sin a)
-            rise = torch.sin(step) * cotangent - 2.0 * torch.sin(0.5 * step).square()
-            log_ratio = log_ratio + degree * torch.log1p(rise.clamp_min(-1.0))
-        total = total + weight * torch.exp(log_ratio) * (gap - 2.0 * torch.sin(0.5 * x).square()).abs()
-    return -total * reach.abs()
+    points, weights = (torch.tensor(n, dtype=angle.dtype, device=angle.device) for n in _gauss_legendre(_NODES))
+    step = reach.unsqueeze(-1) * points
+    fall = -2.0 * torch.sin(angle.unsqueeze(-1) + 0.5 * step) * torch.sin(0.5 * step)  # cos x - cos a
+    log_ratio = kappa.unsqueeze(-1) * fall
+    if degree:  # log(sin x / sin a)
+        rise = torch.sin(step) / torch.tan(angle).unsqueeze(-1) - 2.0 * torch.sin(0.5 * step).square()
+        log_ratio = log_ratio + degree * torch.log1p(rise.clamp_min(-1.0))
+    height = gap.unsqueeze(-1) - 2.0 * torch.sin(0.5 * (angle.unsqueeze(-1) + step)).square()  # cos x - A
+    return -(torch.exp(log_ratio) * height.abs() * weights).sum(-1) * reach.abs()
 
 
 @functools.cache

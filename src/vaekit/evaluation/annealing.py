@@ -16,6 +16,7 @@ from torch.distributions import Distribution, MixtureSameFamily, constraints
 from vaekit.component import device_of, full_precision
 from vaekit.data.dataset import Dataset, spaced
 from vaekit.distributions import Joint, diagonal_normal
+from vaekit.distributions.affine import Affine
 from vaekit.errors import ConfigError
 from vaekit.inference import MAX_ELEMENTS, Inputs, Progress, prepare, relative_variance, seeded
 from vaekit.posteriors import Deterministic
@@ -107,8 +108,8 @@ def anneal(
         progress: called with (done, total) as examples are done.
 
     Raises:
-        ConfigError: if a count is less than 1, `start` is unknown, or the latent is discrete, bounded, or of levels whose
-            priors depend on each other.
+        ConfigError: if a count is less than 1, `start` is unknown, the prior has no known density on all of R^D, or the priors
+            of the levels depend on each other.
     """
     start = "prior" if start == "posterior" and is_point(bundle.vae) else start
     _check_arguments(start, num_steps, num_chains, num_leapfrogs, num_samples, num_examples)
@@ -318,7 +319,7 @@ def _check(trace: Trace) -> None:
     """Refuses latents that chains cannot walk through.
 
     Raises:
-        ConfigError: if a latent is discrete or bounded, or a level's prior depends on another level.
+        ConfigError: if a prior has no known density on all of R^D, or that of a level depends on another level.
     """
     if trace.decode is None:
         raise ConfigError(
@@ -327,8 +328,9 @@ def _check(trace: Trace) -> None:
     for latent in trace.latents:
         if not _is_real(latent.prior):
             raise ConfigError(
-                "Annealed importance sampling must have latents that may be any real number, and those of the model are "
-                "discrete or bounded. Use the K-sample bound with more samples."
+                "Annealed importance sampling must have a prior whose density is known on all of R^D, got "
+                f"{type(latent.prior).__name__}: its latents are discrete or bounded, or its density is an estimate. Use the "
+                "K-sample bound with more samples."
             )
         if len(latent.prior.batch_shape) > 1:
             raise ConfigError(
@@ -338,6 +340,9 @@ def _check(trace: Trace) -> None:
 
 
 def _is_real(distribution: Distribution) -> bool:
+    """Whether it has a density on all of R^D; not where it does not say so."""
+    if isinstance(distribution, Affine):
+        return _is_real(distribution.base)
     if isinstance(distribution, Joint):
         return all(_is_real(part) for part in distribution.parts)
     if isinstance(distribution, MixtureSameFamily):

@@ -42,7 +42,7 @@ class UnitNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """A weight whose largest singular value is 1, in the same shape; zeros stay zeros."""
-        if True:
+        with torch.autocast(weight.device.type, enabled=False):
             matrix = self._matrix(weight)
             if self.training:
                 self._step(matrix.detach())

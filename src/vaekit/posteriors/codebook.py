@@ -122,11 +122,9 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def fit(self, tokens: Tensor) -> None:
-        """Starts the vectors from tokens (..., C)."""
-        if self.initialization == "uniform":
+        """Starts the vectors from tokens (..., C), unless they have been trained already."""
+        if self.initialization == "uniform" or bool(self.counts.any()):
             return
-        self.share.fill_(1 / self.num_codes)
-        self.counts.zero_()
         tokens = tokens.reshape(-1, tokens.shape[-1]).to(self.embedding.dtype)
         tokens = tokens[torch.randperm(len(tokens), device=tokens.device)[: max(2**15, 4 * self.num_codes)]]
         self.embedding.copy_(_rows_of(tokens, self.num_codes))

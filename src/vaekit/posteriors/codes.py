@@ -41,6 +41,11 @@ class CodePosterior(Posterior, abc.ABC):
         """Whether what training counts by itself counts these: not in evaluation, nor where the network is held as it is."""
         return self.training and vectors.requires_grad
 
+    @property
+    def is_held(self) -> bool:
+        """Whether nothing of it is trained."""
+        return not any(parameter.requires_grad for parameter in self.parameters())
+
     @abc.abstractmethod
     def embed(self, codes: Tensor) -> Tensor:
         """The latents (..., *Z) of codes (..., T)."""
@@ -112,8 +117,9 @@ class VectorQuantized(CodePosterior):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> None:
-        """The codebook from what the network gives for x."""
-        self.codebook.fit(self.vectors_at(x, condition, mask))
+        """The codebook from what the network gives for x, unless it has been trained already or is held."""
+        if not self.is_held:
+            self.codebook.fit(self.vectors_at(x, condition, mask))
 
     def embed(self, codes: Tensor) -> Tensor:
         """See `CodePosterior.embed`."""
@@ -204,7 +210,10 @@ class ResidualQuantized(CodePosterior):
         """The codebooks from what the network gives for x, each from what those before it leave over.
 
         One codebook for all layers starts from half of each scale: the tokens, and what a codebook of them leaves over.
+        Codebooks that have been trained already, or are held, stay as they are.
         """
+        if self.is_held:
+            return
         rest = self.vectors_at(x, condition, mask)
         books = self._layers()
         if len(self.codebooks) == 1:
@@ -237,10 +246,13 @@ class FiniteScalar(CodePosterior):
 
         b_i = tanh(f_i + s_i) (L_i - 1) / 2 - o_i,    z_i = round(b_i) / floor(L_i / 2)
 
-    with o_i = 1/2 where L_i is even and 0 else, and s_i such that b_i is 0 where f_i is (0 for L_i = 2, where there is no
-    such s). A position's vector has a number for each of `levels`, and so V = prod L_i codes: code sum_i k_i prod_{j<i} L_j of
-    levels k_i. There is no codebook to collapse and no further loss: `objectives.ELBO` trains it.
-    Mentzer, Minnen, Agustsson, Tschannen, "Finite scalar quantization: VQ-VAE made simple" (2024), section 3.1.
+    where f_i is what the network gives, o_i is 1/2 where L_i is even and else 0, and s_i such that b_i is 0 where f_i is (0 for
+    L_i = 2, where there is no such s). A position's vector has a number for each of `levels`, so there are V = prod L_i codes:
+    sum_i k_i prod_{j<i} L_j is that of levels k_i. There is no codebook to collapse and no further loss: `objectives.ELBO`
+    trains it.
+    Mentzer, Minnen, Agustsson, Tschannen, "Finite scalar quantization: VQ-VAE made simple" (2024), section 3.1. Departure: f is
+    shifted and scaled once, so that each number starts with mean 0 and variance 1 over the first data; what an untrained
+    network gives varies little, and all of it would be rounded to one code.
 
     Args:
         network: maps data to features; `networks.GridEncoder` for a grid.
@@ -260,6 +272,8 @@ class FiniteScalar(CodePosterior):
 
     sizes: Tensor
     strides: Tensor
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, network: Component, levels: Sequence[int], positions: int | Sequence[int]) -> None:
         if not levels or min(levels) < 2 or max(levels) > 256 or math.prod(levels) > 2**31:
@@ -271,19 +285,31 @@ class FiniteScalar(CodePosterior):
         self.register_buffer("sizes", torch.tensor(list(levels)), persistent=False)
         strides = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("strides", torch.tensor(strides), persistent=False)
+        self.register_buffer("shift", torch.zeros(len(levels)))
+        self.register_buffer("scale", torch.ones(len(levels)))
 
     def forward(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> Quantized:
         """The point, batch shape (B,)."""
-        raw = self.vectors_at(x, condition, mask)
+        raw = (self.vectors_at(x, condition, mask) - self.shift) / self.scale
         sizes, even = self.sizes.to(raw.dtype), self.sizes % 2 == 0
         reach = (sizes - 1) * (1 + 1e-3) / 2  # a little more, so that the last levels are reached
         offset = torch.where(even, 0.5, 0.0).to(raw.dtype)
-        shift = torch.where(self.sizes > 2, (offset / reach).atanh(), 0.0)
-        bounded = torch.tanh(raw + shift) * reach - offset
+        to_zero = torch.where(self.sizes > 2, (offset / reach).atanh(), 0.0)
+        bounded = torch.tanh(raw + to_zero) * reach - offset
         rounded = bounded.detach().round()
         codes = self._codes(rounded)
         half = self.sizes // 2
         return Quantized(self.layout, bounded / half, rounded / half, codes, self.num_codes, drawn_together=False)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> None:
+        """Shift and scale from what the network gives for x, once, unless it is held."""
+        if self.is_held or bool((self.scale != 1).any()):
+            return
+        raw = self.vectors_at(x, condition, mask).flatten(0, -2)
+        scale = raw.std(0, unbiased=False)
+        self.shift.copy_(raw.mean(0))
+        self.scale.copy_(torch.where(scale > 1e-6, scale, 1.0))  # a number that does not vary has no scale
 
     def _codes(self, rounded: Tensor) -> Tensor:
         """(...) of whole numbers (..., C) around 0."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution
+from torch.distributions import Categorical, Distribution, constraints
 
 from vaekit.component import stopped_copy
 from vaekit.errors import ConfigError
@@ -74,6 +74,7 @@ class ChainOfMixtures(Distribution):
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
+    support: ClassVar[constraints.Constraint] = constraints.real_vector  # pyright: ignore
 
     def __init__(self, network: MaskedNetwork, temperature: float = 1.0) -> None:
         super().__init__(torch.Size(), torch.Size([network.num_units]), validate_args=False)

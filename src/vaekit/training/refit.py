@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from vaekit.component import Component, device_of, full_precision
 from vaekit.data.dataset import Dataset
 from vaekit.data.schema import Schema, Source
 from vaekit.data.transforms import Levels
+from vaekit.distributions import Quantized
 from vaekit.errors import ConfigError, DataError, require
 from vaekit.inference import Progress, prepare, seeded
 from vaekit.likelihoods import Normal
@@ -25,6 +27,7 @@ from vaekit.objectives import ELBO, PriorFit
 from vaekit.posteriors import DiagonalNormal
 from vaekit.posteriors.deterministic import Point
 from vaekit.priors import Autoregressive, Flow, FlowMatching, MixtureOfNormals, Prior, SecondStage, Standardized, StandardNormal
+from vaekit.priors.codes import CodePrior
 from vaekit.storage import Bundle
 from vaekit.training.callbacks import Callback
 from vaekit.training.config import TrainConfig
@@ -116,7 +119,7 @@ def refit_prior(
     config = TrainConfig.make(**{**_DEFAULTS, **_budget(settings), **settings, "seed": seed})
     fabric = make_fabric(str(device))
     with seeded(seed, device):
-        z, z_held_out = _latents(mine, training, draws), _latents(mine, held_out, 1)
+        z, z_held_out = (_latents(mine, part, num, kind) for part, num in ((training, draws), (held_out, 1)))
         before = validate(vae, mine.transform, ELBO(), held_out, config, fabric)
         if isinstance(kind, str) and kind in MIXTURES:
             prior, how = _fit_mixture(z, components or 10, MIXTURES[kind], seed)
@@ -147,7 +150,7 @@ def _check(
     draws: int | None,
     settings: Json,
 ) -> None:
-    if not isinstance(bundle.vae, VAE) or len(bundle.vae.prior.shape) != 1:
+    if not isinstance(bundle.vae, VAE) or (len(bundle.vae.prior.shape) != 1 and not isinstance(kind, Prior)):
         raise ConfigError(
             f"The model must be a VAE with one vector of latents for its prior to be fitted, got a "
             f"{type(bundle.vae).__name__} of latents {getattr(bundle.vae, 'num_latents', None)}. Train one."
@@ -194,8 +197,9 @@ def _make(kind: str, num_latents: int, components: int | None, hidden: Sequence[
 # --------------------------------------------------------------------------------------------------------- latents
 
 
-def _latents(bundle: Bundle, dataset: Dataset, draws: int | None) -> Tensor:
+def _latents(bundle: Bundle, dataset: Dataset, draws: int | None, kind: str | Prior) -> Tensor:
     """(M, D) samples of the posterior on the CPU, those of one example in different blocks of M."""
+    density = not isinstance(kind, CodePrior)  # that of codes is a mass
     num = len(dataset)
     if num > _MOST_ROWS:
         chosen = np.sort(np.random.default_rng(0).choice(num, _MOST_ROWS, replace=False))
@@ -207,12 +211,13 @@ def _latents(bundle: Bundle, dataset: Dataset, draws: int | None) -> Tensor:
         for start in range(0, num, block):
             inputs = prepare(bundle, dataset.batch(np.arange(start, min(start + block, num))))
             q = cast(VAE, bundle.vae).encode(inputs.x, condition=inputs.condition, mask=inputs.mask)
-            _check_support(q)
-            draws = 1 if isinstance(q, Point) else draws
+            if density:
+                _check_support(q)
+            draws = 1 if isinstance(q, Point | Quantized) else draws
             parts.append(q.sample((draws,)).float().cpu())
-    z = torch.cat(parts, dim=1).flatten(0, 1)
+    z = torch.cat(parts, dim=1).flatten(0, 1).flatten(1)
     length = z.double().norm(dim=1)
-    if z.shape[1] > 1 and bool(length.std(correction=0) <= 1e-5 * length.mean()):
+    if density and z.shape[1] > 1 and bool(length.std(correction=0) <= 1e-5 * length.mean()):
         raise ConfigError("Latents must fill the space for a density to be fitted, found all on one sphere. Keep their prior.")
     if not bool(torch.isfinite(z).all()):
         raise DataError("Latents must be finite, found NaN or infinities. Look for extreme values in the data.")
@@ -342,14 +347,14 @@ class LatentsOnly(LatentModel):
         self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None, num_samples: int = 1
     ) -> Trace:
         """See `LatentModel.forward`."""
-        point = Point(x)
+        point = Point(x.unflatten(-1, tuple(self.prior.shape)), len(self.prior.shape))
         z = point.rsample((num_samples,))
-        return Trace(x, Point(z), z.new_zeros(z.shape[:2]), (Latent(z, point, self.prior()),))
+        return Trace(x, Point(z.flatten(2)), z.new_zeros(z.shape[:2]), (Latent(z, point, self.prior()),))
 
     @property
     def num_latents(self) -> int:
         """D."""
-        return self.prior.shape[0]
+        return math.prod(self.prior.shape)
 
     def encode_flat(
         self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None
@@ -363,7 +368,7 @@ class LatentsOnly(LatentModel):
 
     def sample_prior(self, num_examples: int, *, condition: Condition | None = None, temperature: float = 1.0) -> Tensor:
         """(1, N, D): draws of p(z)."""
-        return self.prior(None, temperature).sample((num_examples,))[None]
+        return self.prior(None, temperature).sample((num_examples,)).flatten(1)[None]
 
     def initialize(self, x: Tensor, mask: Tensor | None = None, condition: Condition | None = None) -> None:
         """Nothing: the prior is started with data, not with latents."""
