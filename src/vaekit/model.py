@@ -422,7 +422,8 @@ def train(
     free_bits: float = 0.0,
     warm_up: int = 0,
     capacity: float | None = None,
-    objective: Objective | None = None,
+    prior: str | None = None,
+    objective: Objective | str | None = None,
     vae: LatentModel | None = None,
     transform: Transform | None = None,
     epochs: float | None = None,
@@ -441,6 +442,7 @@ def train(
     checkpoint_seconds: float | None = None,
     data_options: Mapping[str, Any] | None = None,
     display: Literal["auto", "live", "plain", "quiet"] = "auto",
+    **settings: Any,
 ) -> Model:
     """Trains a VAE on data.
 
@@ -449,7 +451,7 @@ def train(
     Args:
         data: a folder or zip of images, an array file, an array, or a `Dataset`. Of data that come split, `train` is read.
         out: the folder of the run and the model; None to keep the model in memory.
-        recipe: `auto`, or the kind of network: `mlp`, `conv`.
+        recipe: `auto`, or the kind of network: `mlp`, `conv`, `conv-large`, or `ladder` for a hierarchy of latents.
         latent: D, the number of latent units.
         likelihood: the family of p(x|z, c); chosen by the values of the data if None.
         condition: columns to condition on, such as `["label"]`.
@@ -457,7 +459,9 @@ def train(
         free_bits: nats a unit that are not charged, >= 0.
         warm_up: steps over which beta rises from 0.
         capacity: nats that the rate is drawn to; None for the bound itself.
-        objective: what is minimised, in place of the `ELBO` that the last four describe.
+        prior: `standard`, `mixture`, `vamp`, `flow` or `autoregressive`; learned with the rest but for the first.
+        objective: what is minimised, in place of the `ELBO` that the four before describe: an objective, or `iwae`, `dreg`,
+            `stl` or `total-correlation`.
         vae: a model of one's own, with its `transform`.
         transform: stored values to the support of the likelihood; with `vae`.
         epochs: budget in passes over the data. Give one of the three.
@@ -477,6 +481,7 @@ def train(
         data_options: how to read the data, as in `{"size": 64, "fit": "crop"}` for images, or `{"y": labels}` for an array: see
             `vaekit.data.loading.open`.
         display: progress on standard error: `live`, `plain`, `quiet`, or `auto` for what fits.
+        **settings: further ones of `vaekit.training.config.TrainConfig`, such as `weight_decay` or `skip_norm`.
 
     Returns:
         The model with the best weights by the bound on held-out examples.
@@ -491,10 +496,10 @@ def train(
     """
     from vaekit.training import run
 
-    parts = {"recipe": recipe, "latent": latent, "likelihood": likelihood, "condition": condition}
+    parts = {"recipe": recipe, "latent": latent, "likelihood": likelihood, "condition": condition, "prior": prior}
     bound = {"beta": beta, "free_bits": free_bits, "warm_up": warm_up, "capacity": capacity}
     own = {"objective": objective, "vae": vae, "transform": transform}
-    settings = {
+    settings |= {
         "epochs": epochs,
         "steps": steps,
         "minutes": minutes,

@@ -47,14 +47,13 @@ LIKELIHOODS = (
 _COUNTS = ("poisson", "negative-binomial", "zero-inflated-poisson", "zinb")
 _LEVELS = ("logistic-mixture", "beta-binomial", "categorical")
 RECIPES = ("auto", "mlp", "conv", "conv-large", "ladder")
+PRIORS = ("standard", "mixture", "vamp", "flow", "autoregressive")
 _MEDIAN_ROWS = 1000
 _LARGEST_FLAT_IMAGE = 1024
 """Values of a grey image up to which dense layers are chosen: they are as good there and several times faster."""
 
-_SMALL_STAGE = 20
-"""The greatest size at which a ladder's stages are wide."""
-_RUNGS = ((1, 1), (2, 0), (5, 3), (10, 4), (_SMALL_STAGE, 2), (math.inf, 0))
-"""(size, levels of latents of a ladder's stage up to that size): none where they cost most."""
+_STAGES = ((1, 2, 64), (2, 0, 64), (5, 4, 64), (10, 4, 64), (20, 1, 32), (math.inf, 0, 16))
+"""Of a ladder's stage up to a size: levels of latents, few where they cost most, and width for small grey images."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,7 @@ def make(
     likelihood: str | None = None,
     condition: Sequence[str] = (),
     accelerated: bool = False,
+    prior: str | None = None,
 ) -> Recipe:
     """The parts for a data set.
 
@@ -93,6 +93,7 @@ def make(
         likelihood: one of `LIKELIHOODS`; None for `auto`.
         condition: names of the columns that the model is conditioned on.
         accelerated: whether training runs on a GPU, where `auto` takes the larger networks.
+        prior: one of `PRIORS`; None for `standard`. A ladder has its own.
 
     Raises:
         ConfigError: for a name that is not known, or a combination that cannot be.
@@ -104,16 +105,18 @@ def make(
     transform, span = _transform(data, family)
     encoder, features = _condition(schema, condition)
     if network == "ladder":
-        ladder, why_latent = _ladder(schema, latent, span, features, _in_logs(family))
+        if prior is not None:
+            raise ConfigError(f"`prior` must be left out for a ladder, whose levels are each other's prior; got {prior!r}.")
+        ladder, why_latent = _ladder(schema, latent, span, features, _in_logs(family), accelerated)
         tail = networks.Tail(ladder.out_shape)
         vae = HierarchicalVAE(ladder, _likelihood(family, tail, schema), encoder)
-        return Recipe(vae, transform, _ladder_settings(len(data), network), (why_family, why_network, why_latent))
+        return Recipe(vae, transform, _ladder_settings(ladder, data), (why_family, why_network, why_latent))
     num_latents, why_latent = _choose_latent(schema, latent)
     make_networks = {"mlp": _dense, "conv": _convolutional, "conv-large": _large_convolutional}[network]
     inward, outward = make_networks(schema, num_latents, span, features)
     inward = networks.LogInput(inward) if _in_logs(family) else inward
     vae = VAE(
-        prior=priors.StandardNormal(num_latents),
+        prior=_prior(prior or "standard", num_latents, schema, span, features, len(data)),
         posterior=posteriors.DiagonalNormal(inward, num_latents),
         likelihood=_likelihood(family, outward, schema),
         condition=encoder,
@@ -121,7 +124,25 @@ def make(
     batch_size = _batch_size(len(data), network)
     peak = 2e-3 if network == "mlp" else 1e-3
     settings: Json = {"learning_rate": peak * math.sqrt(batch_size / 256), "batch_size": batch_size}
-    return Recipe(vae, transform, settings, (why_family, why_network, why_latent))
+    why_prior = () if prior is None else (f"Prior: {prior}, as asked.",)
+    return Recipe(vae, transform, settings, (why_family, why_network, why_latent, *why_prior))
+
+
+def _prior(
+    name: str, num_latents: int, schema: Schema, span: tuple[float, float], features: int, num_examples: int
+) -> priors.Prior:
+    """The prior of a name. A Vamp prior has 500 pseudo-inputs, within the range of the data where they have one."""
+    if name not in PRIORS:
+        raise ConfigError(f"`prior` must be one of {', '.join(PRIORS)}; got {name!r}. Use `standard` when in doubt.")
+    bounded = span if schema.levels is not None else None
+    makers: dict[str, Callable[[], priors.Prior]] = {
+        "standard": lambda: priors.StandardNormal(num_latents),
+        "mixture": lambda: priors.MixtureOfNormals(num_latents, 100),
+        "vamp": lambda: priors.Vamp(num_latents, schema.shape, min(500, num_examples), bounded, features),
+        "flow": lambda: priors.Flow(num_latents),
+        "autoregressive": lambda: priors.Autoregressive(num_latents),
+    }
+    return makers[name]()
 
 
 def _choose_likelihood(schema: Schema, asked: str) -> tuple[str, str]:
@@ -328,9 +349,9 @@ def _convolutional(
 
 
 def _ladder(
-    schema: Schema, asked: int | None, span: tuple[float, float], features: int, log_input: bool
+    schema: Schema, asked: int | None, span: tuple[float, float], features: int, log_input: bool, accelerated: bool
 ) -> tuple[networks.Ladder, str]:
-    """Ten levels for images of 28 x 28 or more, down to one pixel; two for vectors."""
+    """Eleven levels for images of 28 x 28 or more, down to one pixel, and twice as many on a GPU; two for vectors."""
     reading: dict[str, Any] = {"input_range": span, "observe_mask": schema.missing, "log_input": log_input}
     reading["condition_features"] = features
     if schema.kind != "images":
@@ -340,8 +361,10 @@ def _ladder(
         return networks.DenseLadder(schema.shape, levels, width=_width(schema), **reading), why
     num_stages = 1 + math.ceil(math.log2(max(schema.shape[1:])))
     sizes = [max(size) for size in stage_sizes(schema.shape[1], schema.shape[2], num_stages)]
-    channels = [32 if size > _SMALL_STAGE else 64 for size in sizes]
-    levels = [next(count for largest, count in _RUNGS if size <= largest) for size in sizes]
+    stages = [next(stage for stage in _STAGES if size <= stage[0]) for size in sizes]
+    wider = (1 if schema.num_dimensions <= _LARGEST_FLAT_IMAGE else 2) * (2 if accelerated else 1)
+    channels = [wider * width for _, _, width in stages]
+    levels = [count * (2 if accelerated else 1) for _, count, _ in stages]
     num_latents = asked or 16
     if asked is not None and asked < 1:
         raise ConfigError(f"`latent` must be at least 1, got {asked}. Leave it out to let the data choose.")
@@ -352,11 +375,13 @@ def _ladder(
     return ladder, why
 
 
-def _ladder_settings(num_examples: int, network: str) -> Json:
-    """As deep hierarchies are trained: a step whose gradient is far beyond the usual is left out."""
-    batch_size = _batch_size(num_examples, network)
-    rate = 2e-3 * math.sqrt(batch_size / 64)
-    return {"learning_rate": rate, "batch_size": batch_size, "ema": 0.999, "clip_norm": 200.0, "skip_norm": 1e4}
+def _ladder_settings(ladder: networks.Ladder, data: Dataset) -> Json:
+    """A step whose gradient is far beyond the usual, which is of the order of the number of values, is left out."""
+    batch_size = _batch_size(len(data), "ladder")
+    peak = 3e-3 * 64 / ladder.channels[-1] if isinstance(ladder, networks.ConvLadder) else 1e-3
+    rate = peak * math.sqrt(batch_size / 64)
+    skip = max(1e4, 20.0 * data.schema.num_dimensions)
+    return {"learning_rate": rate, "batch_size": batch_size, "ema": 0.999, "clip_norm": 200.0, "skip_norm": skip}
 
 
 def _large_convolutional(schema: Schema, num_latents: int, span: tuple[float, float], features: int) -> Pair:

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 import vaekit
-from vaekit import likelihoods, networks, objectives, posteriors, priors
+from vaekit import likelihoods, networks, posteriors, priors
 from vaekit.data import loading
 from vaekit.data.transforms import Levels
 from vaekit.errors import ConfigError
 from vaekit.model import Model
+from vaekit.objectives import Quantization
 from vaekit.storage import Bundle
 from vaekit.training.callbacks import Callback
 from vaekit.training.refit import refit_prior
@@ -58,7 +59,7 @@ def model(kind: str = "vectors", prior=priors.UniformCodes, **options) -> VAE:
 def run(out, vae=None, resume=False, **settings):
     torch.set_num_threads(1)
     settings = {"steps": 40, "batch_size": 16, "validate_every": 8, "patience": 0, "precision": "float32", **settings}
-    own = {"transform": Levels(), "objective": objectives.Quantization()}
+    own = {"transform": Levels(), "objective": Quantization()}
     return train(examples(), out, vae=vae or model(), **own, display_as="quiet", resume=resume, **settings)
 
 
@@ -184,7 +185,7 @@ def test_a_conditional_model_of_codes() -> None:
         {"x": examples(), "y": np.arange(120) % 2},
         vae=vae,
         transform=vaekit.data.transforms.Standardize(128.0, 64.0),
-        objective=objectives.Quantization(),
+        objective=Quantization(),
         condition=["label"],
         steps=10,
         display_as="quiet",
@@ -234,3 +235,16 @@ def test_two_processes_keep_the_codebook_that_one_does(tmp_path) -> None:
         torch.testing.assert_close(first[name], tensor)
         assert torch.equal(first[name], second[name])
         assert torch.equal(mine[name], theirs[name])  # revived at the tokens of the first process, everywhere
+
+
+@pytest.mark.parametrize("kind", ["vectors", "residual", "levels", "categories"])
+@pytest.mark.parametrize("prior", [priors.UniformCodes, priors.CategoricalCodes, priors.AutoregressiveCodes])
+def test_a_step_never_waits_for_the_device(kind, prior) -> None:
+    """Tensors without values: whatever has to look at one, as `item` or an `if` does, raises."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        vae = model(kind, prior).train()
+        for _ in range(2):
+            Quantization()(vae(torch.rand(3, 1, 4, 4) * 255)).loss.backward()
+        assert all(parameter.grad is not None for parameter in vae.posterior.parameters())

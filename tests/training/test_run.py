@@ -199,3 +199,43 @@ def test_training_leaves_the_callers_random_numbers_alone():
     torch.manual_seed(4)
     train(pixels(30), steps=5, display_as="quiet")
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "spec", "num_samples"),
+    [
+        ("elbo", {"beta": 2.0}, {"type": "objectives.ELBO", "beta": 2.0}, 1),
+        ("iwae", {}, {"type": "objectives.IWAE"}, 5),
+        ("dreg", {"num_samples": 3}, {"type": "objectives.DReG"}, 3),
+        ("stl", {}, {"type": "objectives.StickingTheLanding"}, 1),
+        ("total-correlation", {"beta": 3.0}, {"type": "objectives.TotalCorrelation", "beta": 3.0}, 1),
+        ("total-correlation", {}, {"type": "objectives.TotalCorrelation", "beta": 6.0}, 1),
+    ],
+)
+def test_objectives_by_name(name, options, spec, num_samples):
+    bundle = train(pixels(60), objective=name, steps=3, display_as="quiet", precision="float32", **options)
+    assert bundle.training["objective"] | spec == bundle.training["objective"]
+    assert bundle.training["config"]["num_samples"] == num_samples
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"objective": "best"}, "`objective` must be one of elbo, iwae, dreg, stl, total-correlation; got 'best'"),
+        ({"objective": "iwae", "beta": 2.0}, "`beta` must be left out with the objective `iwae`"),
+        ({"objective": "total-correlation", "free_bits": 1.0}, "`free_bits` must be left out"),
+    ],
+)
+def test_objectives_that_cannot_be(options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        train(pixels(60), steps=3, display_as="quiet", **options)
+
+
+def test_a_run_goes_on_with_the_prior_and_objective_it_began_with(tmp_path):
+    told = {"prior": "mixture", "objective": "dreg", "display_as": "quiet", "precision": "float32"}
+    train(pixels(60), tmp_path / "run", steps=4, **told)
+    bundle = train(pixels(60), tmp_path / "run", steps=8, resume=True, **told)
+    assert bundle.training["steps"] == 8
+    assert bundle.vae.prior.spec()["type"] == "priors.MixtureOfNormals"
+    with pytest.raises(ConfigError, match="objective: 'dreg' then, 'iwae' now"):
+        train(pixels(60), tmp_path / "run", steps=9, resume=True, **{**told, "objective": "iwae"})

@@ -37,6 +37,8 @@ def train(
     latent: Count | None = None,
     likelihood: str | None = None,
     condition: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)] = (),
+    prior: Literal["standard", "mixture", "vamp", "flow", "autoregressive"] | None = None,
+    objective: Literal["elbo", "iwae", "dreg", "stl", "total-correlation"] | None = None,
     epochs: Annotated[float | None, Parameter(validator=above_0)] = None,
     steps: Count | None = None,
     minutes: Annotated[float | None, Parameter(validator=above_0)] = None,
@@ -65,8 +67,10 @@ def train(
         out: The folder of the model.
         recipe: The kind of network; auto lets the data choose, ladder is a hierarchy of latents.
         latent: How many latent units; of a ladder, channels of each level.
-        likelihood: The family of the data given the latent, such as bernoulli; the data choose if left out.
+        likelihood: The family of the data given the latent, such as bernoulli or poisson; the data choose if left out.
         condition: A column to condition on, such as label. Repeat it for more.
+        prior: Of the latents; all but standard, the default, are learned.
+        objective: What is minimised; elbo if left out. iwae and dreg take five samples unless told.
         epochs: Budget in passes over the data.
         steps: Budget in optimiser steps.
         minutes: Budget in minutes.
@@ -92,6 +96,8 @@ def train(
         latent=latent,
         likelihood=likelihood,
         condition=condition,
+        prior=prior,
+        objective=objective,
         beta=beta,
         free_bits=free_bits,
         warm_up=warm_up,

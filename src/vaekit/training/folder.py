@@ -84,9 +84,9 @@ def read_plan(folder: Path | None, asked: Json) -> Plan:
         raise TrainingError(f"{path} must be the config of a run, but: {error}. Start again with `--force`.") from error
     changed = differences(told["settings"], asked["settings"])
     changed += [
-        f"{name}: {told[name]!r} then, {value!r} now"
+        f"{name}: {told.get(name)!r} then, {value!r} now"
         for name, value in asked.items()
-        if name != "settings" and told[name] != value
+        if name != "settings" and told.get(name) != value
     ]
     if changed:
         raise ConfigError(

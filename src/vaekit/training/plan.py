@@ -11,7 +11,7 @@ from vaekit import __version__, recipes
 from vaekit.data.dataset import Dataset
 from vaekit.data.transforms import Transform
 from vaekit.errors import ConfigError, DataError
-from vaekit.objectives import ELBO, Objective
+from vaekit.objectives import ELBO, IWAE, DReG, Objective, StickingTheLanding, TotalCorrelation
 from vaekit.recipes import Recipe
 from vaekit.training.config import TrainConfig
 from vaekit.training.precision import choose_precision
@@ -58,7 +58,7 @@ def make_plan(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if vae is None:
-            names = ("recipe", "latent", "likelihood", "condition")
+            names = ("recipe", "latent", "likelihood", "condition", "prior")
             accelerated = torch.device(device).type == "cuda"
             chosen = recipes.make(data, **{name: asked[name] for name in names}, accelerated=accelerated)
         elif transform is None:
@@ -69,7 +69,8 @@ def make_plan(
         else:
             chosen = Recipe(vae, transform, {"batch_size": min(128, len(data))}, ())
     if objective is None:
-        objective = ELBO(beta=asked["beta"], warm_up=asked["warm_up"], free_bits=asked["free_bits"], capacity=asked["capacity"])
+        objective, its_settings = named_objective(asked)
+        settings = {**its_settings, **settings}
     check_support(chosen, data)
     config = TrainConfig.make(**{**chosen.settings, **settings})
     reasons = list(chosen.reasons)
@@ -78,6 +79,37 @@ def make_plan(
         config = config.model_copy(update={"batch_size": len(data)})
     config, why = choose_precision(config, chosen.vae, chosen.transform, objective, data, torch.device(device))
     return Plan(chosen.vae, chosen.transform, objective, config, asked, (*reasons, *why))
+
+
+OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "total-correlation")
+_OF_ELBO: Json = {"beta": 1.0, "warm_up": 0, "free_bits": 0.0, "capacity": None}
+
+
+def named_objective(asked: Json) -> tuple[Objective, Json]:
+    """The objective of a name, and the settings that go with it: five samples, where one would make it the ELBO.
+
+    Raises:
+        ConfigError: for a name that is not known, or arguments of the ELBO beside another one.
+    """
+    name = asked.get("objective") or "elbo"
+    given = {key: asked[key] for key in _OF_ELBO}
+    if name == "elbo":
+        return ELBO(**given), {}
+    if name not in OBJECTIVES:
+        raise ConfigError(f"`objective` must be one of {', '.join(OBJECTIVES)}; got {name!r}. Use `elbo` when in doubt.")
+    changed = [key for key, default in _OF_ELBO.items() if given[key] != default]
+    allowed = ["beta"] if name == "total-correlation" else []
+    foreign = [key for key in changed if key not in allowed]
+    if foreign:
+        raise ConfigError(f"`{foreign[0]}` must be left out with the objective `{name}`, for it is an argument of `elbo`.")
+    several = {"num_samples": 5, "validation_samples": 5}
+    named: dict[str, tuple[Objective, Json]] = {
+        "iwae": (IWAE(), several),
+        "dreg": (DReG(), several),
+        "stl": (StickingTheLanding(), {}),
+        "total-correlation": (TotalCorrelation(**{key: given[key] for key in changed}), {}),
+    }
+    return named[name]
 
 
 def check_support(chosen: Recipe, data: Dataset) -> None:

@@ -45,7 +45,8 @@ def train(
     free_bits: float = 0.0,
     warm_up: int = 0,
     capacity: float | None = None,
-    objective: Objective | None = None,
+    prior: str | None = None,
+    objective: Objective | str | None = None,
     vae: LatentModel | None = None,
     transform: Transform | None = None,
     device: str = "auto",
@@ -61,9 +62,9 @@ def train(
     Args:
         data: a path, an array, or an open data set.
         out: the run's folder; None to keep everything in memory.
-        recipe, latent, likelihood, condition: see `vaekit.recipes.make`; not used where `vae` is given.
+        recipe, latent, likelihood, condition, prior: see `vaekit.recipes.make`; not used where `vae` is given.
         beta, free_bits, warm_up, capacity: of the `ELBO`; not used where `objective` is given.
-        objective: what is minimised.
+        objective: what is minimised, or the name of one of `training.plan.OBJECTIVES`.
         vae: a model of one's own, with its `transform`.
         transform: stored values to the likelihood's support; needed with `vae`.
         device: `auto`, `cpu`, `cuda`, or one device such as `cuda:1`.
@@ -88,10 +89,12 @@ def train(
     going_on = bool(fabric.broadcast(check_out(folder, resume, force) if fabric.is_global_zero else False))
     dataset = data if isinstance(data, Dataset) else open_data(data, **(data_options or {}))
     training, held_out = split(dataset)
-    choices = {"recipe": recipe, "latent": latent, "likelihood": likelihood, "condition": list(condition)}
-    bound = {"beta": beta, "free_bits": free_bits, "warm_up": warm_up, "capacity": capacity}
+    choices = {"recipe": recipe, "latent": latent, "likelihood": likelihood, "condition": list(condition), "prior": prior}
+    named = objective if isinstance(objective, str) else None
+    bound = {"beta": beta, "free_bits": free_bits, "warm_up": warm_up, "capacity": capacity, "objective": named}
+    own = None if isinstance(objective, str) else objective
     asked = {**choices, **bound, "settings": {name: value for name, value in settings.items() if value is not None}}
-    plan = read_plan(folder, asked) if going_on else make_plan(training, asked, vae, transform, objective, fabric.device)
+    plan = read_plan(folder, asked) if going_on else make_plan(training, asked, vae, transform, own, fabric.device)
     config = fabric.broadcast(plan.config.model_dump())  # speeds were measured, and processes may have found different ones
     plan = replace(plan, config=TrainConfig.model_validate(config))
     if folder is not None and not going_on and fabric.is_global_zero:
