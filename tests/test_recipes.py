@@ -225,6 +225,17 @@ def test_every_prior_can_be_asked_for(prior, kind):
     assert bool(learned) == (prior != "standard")
 
 
+def test_a_vamp_prior_of_counts_has_pseudo_inputs_that_are_counts():
+    """The network is given logs, but pseudo-inputs stand where the data do."""
+    data = open_data(ASKED["few counts"])
+    recipe = recipes.make(data, likelihood="poisson", latent=2, prior="vamp")
+    x = recipe.transform(data.batch(np.arange(40)).x)
+    recipe.vae.initialize(x)
+    found = recipe.vae.prior.pseudo_inputs().detach()
+    torch.testing.assert_close(found.max(), x.max(), rtol=0.05, atol=0)
+    torch.testing.assert_close(found.mean(), x.mean(), rtol=0.2, atol=0)
+
+
 def test_a_vamp_prior_has_pseudo_inputs_within_the_data_and_knows_the_condition(tmp_path):
     np.savez(tmp_path / "data.npz", x=rng.integers(0, 256, size=(20, 6, 6), dtype=np.uint8), y=np.arange(20) % 3)
     data = open_data(tmp_path / "data.npz")

@@ -115,8 +115,9 @@ def make(
     make_networks = {"mlp": _dense, "conv": _convolutional, "conv-large": _large_convolutional}[network]
     inward, outward = make_networks(schema, num_latents, span, features)
     inward = networks.LogInput(inward) if _in_logs(family) else inward
+    reach = (math.expm1(span[0]), math.expm1(span[1])) if _in_logs(family) else span
     vae = VAE(
-        prior=_prior(prior or "standard", num_latents, schema, span, features, len(data)),
+        prior=_prior(prior or "standard", num_latents, schema, reach, features, len(data)),
         posterior=posteriors.DiagonalNormal(inward, num_latents),
         likelihood=_likelihood(family, outward, schema),
         condition=encoder,

@@ -308,7 +308,7 @@ class _Run:
         accepted = torch.zeros_like(state.z[0, :, 0])
         for t, step in enumerate(steps, start=1):
             difference = state.log_joint - state.log_start
-            log_weights += (self.betas[t]) * difference.cpu().double()
+            log_weights += (self.betas[t] - self.betas[t - 1]) * difference.cpu().double()
             if t < len(steps):  # what is after the last transition has no weight
                 state, probability = self._move(state, self.betas[t], step)
                 accepted += probability.mean(0)

@@ -24,8 +24,8 @@ class Codebook(nn.Module):
         N_v <- gamma N_v + (1 - gamma) n_v / T,    m_v <- gamma m_v + (1 - gamma) s_v / T,    e_v = m_v / N_v
 
     (van den Oord et al., 2017, appendix A.1, divided by T, so that batches of any size weigh the same). N starts at 1 / V.
-    Without a decay the vectors are parameters. The statistics of a step move the vectors at the start of
-    the next one, as an optimiser would: within a step nothing moves, so all that reads them sees the same ones.
+    Without a decay the vectors are parameters. The statistics of a step move the vectors at the start of the next one, as an
+    optimiser would: within a step nothing moves, so all that reads them sees the same ones.
 
     A code whose share of use N_v falls below `revival` / V is dead: it starts anew at a token of the batch, with a share of
     1 / V. Dhariwal et al., "Jukebox: a generative model for music" (2020), whose random restarts these are; Williams et al.,
