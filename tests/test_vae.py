@@ -379,3 +379,15 @@ def test_kl_to_a_diagonal_prior_of_unequal_scales(within_standard_errors: Check)
     latent = Latent(z, q, p)
     rate = ELBO()(Trace(X, p, torch.zeros(50_000, 4), (latent,))).rate
     within_standard_errors((latent.log_q - latent.log_p).mean(1).detach(), rate.detach())
+
+
+def test_a_frozen_likelihood_keeps_its_start() -> None:
+    vae = VAE(StandardNormal(2), DiagonalNormal(MLP(3, [4]), 2), Bernoulli(MLP(2, [4]), [3]))
+    vae.likelihood.requires_grad_(False)
+    before = {name: t.clone() for name, t in vae.likelihood.state_dict().items()}
+    x = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    vae.initialize(x)
+    assert all(torch.equal(t, before[name]) for name, t in vae.likelihood.state_dict().items())
+    vae.likelihood.requires_grad_(True)
+    vae.initialize(x)
+    assert any(not torch.equal(t, before[name]) for name, t in vae.likelihood.state_dict().items())

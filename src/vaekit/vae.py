@@ -89,8 +89,12 @@ class LatentModel(Component, abc.ABC):
         """(1, B, D): one latent an example from p(z|c), its scales multiplied by `temperature`."""
 
     def initialize(self, x: Tensor, mask: Tensor | None = None, condition: Condition | None = None) -> None:
-        """Data-dependent start from a batch x (B, *S), of which `mask` (B, *S) says what is observed."""
-        self.likelihood.initialize(x, mask)
+        """Data-dependent start from a batch x (B, *S), of which `mask` (B, *S) says what is observed.
+
+        A likelihood that is not trained, all of its parameters frozen, stays as it is.
+        """
+        if any(parameter.requires_grad for parameter in self.likelihood.parameters()):
+            self.likelihood.initialize(x, mask)
 
     def peak_elements(self) -> int:
         """Elements of the widest tensor that decoding one latent makes: callers choose by it how many to decode at once."""
@@ -232,7 +236,7 @@ class VAE(LatentModel):
 
     def initialize(self, x: Tensor, mask: Tensor | None = None, condition: Condition | None = None) -> None:
         """Data-dependent start of all three parts from a batch x (B, *S), of which `mask` (B, *S) says what is observed."""
-        self.likelihood.initialize(x, mask)
+        super().initialize(x, mask, condition)
         self.posterior.initialize(x, self.encode_condition(condition), mask)
         self.prior.initialize(x, mask)
 
