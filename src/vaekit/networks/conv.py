@@ -64,7 +64,8 @@ def stage_sizes(height: int, width: int, num_stages: int) -> list[tuple[int, int
     return sizes
 
 
-def _check(shape: Sequence[int], channels: Sequence[int], num_blocks: int) -> tuple[int, int, int]:
+def check_stages(shape: Sequence[int], channels: Sequence[int], num_blocks: int) -> tuple[int, int, int]:
+    """(C, H, W), if these are stages of images."""
     if len(shape) != 3 or min(shape) < 1:
         raise ConfigError(f"`shape` must be (C, H, W) with sizes of at least 1, got {tuple(shape)}. Use an MLP for others.")
     if not channels or min(channels) < 1 or num_blocks < 0:
@@ -109,7 +110,7 @@ class ConvEncoder(Component):
         observe_mask: bool = False,
     ) -> None:
         super().__init__()
-        c, h, w = _check(shape, channels, num_blocks)
+        c, h, w = check_stages(shape, channels, num_blocks)
         self.condition_features = condition_features
         self.inputs = Inputs(input_range, observe_mask)
         self.stem = nn.Conv2d(c * (2 if observe_mask else 1), channels[0], 3, padding=1)
@@ -143,7 +144,50 @@ class ConvEncoder(Component):
         return F.silu(self.project(append_condition(h, condition, self.condition_features)))
 
 
-class ConvDecoder(Component):
+class Enlarging(nn.Module):
+    """Stages from small feature maps to those of whole images, by nearest neighbours, and the head on top.
+
+    Args:
+        shape: (C, H, W) of the images.
+        channels: width of each stage, the first at full size.
+        num_blocks: residual blocks a stage.
+    """
+
+    def build_stages(self, shape: Sequence[int], channels: Sequence[int], num_blocks: int) -> None:
+        """Makes the stages; `sizes` are theirs, from full size down."""
+        _, h, w = shape
+        self.sizes = stage_sizes(h, w, len(channels))
+        last_scale = 1 / math.sqrt(max(1, len(channels) * num_blocks))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(width, last_scale) for _ in range(num_blocks))) for width in reversed(channels)
+        )
+        self.widen = nn.ModuleList(
+            nn.Conv2d(channels[i], channels[i - 1], 3, padding=1) for i in range(len(channels) - 1, 0, -1)
+        )
+        self.out_shape = (channels[0], h, w)
+
+    def enlarged(self, h: Tensor) -> Tensor:
+        """(N, C, *sizes[-1]) to (N, *out_shape)."""
+        for i, blocks in enumerate(self.blocks):
+            if i > 0:
+                h = F.interpolate(self.widen[i - 1](h), size=self.sizes[-1 - i], mode="nearest")
+            h = blocks(h)
+        return F.silu(h)
+
+    def make_head(self, num_parameters: int, event_shape: tuple[int, ...]) -> nn.Module:
+        """A 1 x 1 convolution to (..., num_parameters, C, H, W).
+
+        Raises:
+            ConfigError: if the event is not an image of this size.
+        """
+        if len(event_shape) != 3 or event_shape[1:] != self.out_shape[1:]:
+            raise ConfigError(
+                f"The decoder makes images of {self.out_shape[1:]}, got the event shape {event_shape}. Give both the same size."
+            )
+        return ConvHead(self.out_shape, num_parameters, event_shape)
+
+
+class ConvDecoder(Enlarging, Component):
     """Latents to feature maps: the mirror of `ConvEncoder`, with nearest-neighbour upsampling to each stage's exact size.
 
     Args:
@@ -170,32 +214,11 @@ class ConvDecoder(Component):
         condition_features: int = 0,
     ) -> None:
         super().__init__()
-        _, h, w = _check(shape, channels, num_blocks)
+        self.build_stages(check_stages(shape, channels, num_blocks), channels, num_blocks)
         self.condition_features = condition_features
-        self.sizes = stage_sizes(h, w, len(channels))
         self.start_shape = (channels[-1], *self.sizes[-1])
         self.start = nn.Linear(num_latents + condition_features, math.prod(self.start_shape))
-        last_scale = 1 / math.sqrt(max(1, len(channels) * num_blocks))
-        self.blocks = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(width, last_scale) for _ in range(num_blocks))) for width in reversed(channels)
-        )
-        self.widen = nn.ModuleList(
-            nn.Conv2d(channels[i], channels[i - 1], 3, padding=1) for i in range(len(channels) - 1, 0, -1)
-        )
-        self.out_shape = (channels[0], h, w)
         channels_last(self)
-
-    def make_head(self, num_parameters: int, event_shape: tuple[int, ...]) -> nn.Module:
-        """A 1 x 1 convolution to (..., num_parameters, C, H, W).
-
-        Raises:
-            ConfigError: if the event is not an image of this size.
-        """
-        if len(event_shape) != 3 or event_shape[1:] != self.out_shape[1:]:
-            raise ConfigError(
-                f"The decoder makes images of {self.out_shape[1:]}, got the event shape {event_shape}. Give both the same size."
-            )
-        return ConvHead(self.out_shape, num_parameters, event_shape)
 
     def forward(self, z: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(..., D) to (..., F, H, W).
@@ -206,8 +229,4 @@ class ConvDecoder(Component):
         lead = z.shape[:-1]
         z = append_condition(z, condition, self.condition_features)
         h = self.start(z.flatten(0, -2)).unflatten(1, self.start_shape).contiguous(memory_format=torch.channels_last)
-        for i, blocks in enumerate(self.blocks):
-            if i > 0:
-                h = F.interpolate(self.widen[i - 1](h), size=self.sizes[-1 - i], mode="nearest")
-            h = blocks(h)
-        return F.silu(h).reshape(*lead, *self.out_shape)
+        return self.enlarged(h).reshape(*lead, *self.out_shape)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vaekit.component import Component
 from vaekit.errors import ConfigError
-from vaekit.networks.conv import ConvHead, ResidualBlock, channels_last, stage_sizes
+from vaekit.networks.conv import ConvHead, Enlarging, ResidualBlock, channels_last, check_stages, stage_sizes
 from vaekit.networks.inputs import Inputs, append_condition
 from vaekit.types import as_network
 
@@ -31,17 +31,6 @@ class _ConditionMap(nn.Module):
         if self.linear is None:
             return h
         return h + self.linear(features.to(self.linear.weight.dtype)).flatten(0, -2)[..., None, None]
-
-
-def _check_stages(shape: Sequence[int], channels: Sequence[int], num_blocks: int) -> tuple[int, int, int]:
-    if len(shape) != 3 or min(shape) < 1:
-        raise ConfigError(f"`shape` must be (C, H, W) with sizes of at least 1, got {tuple(shape)}. Use an MLP for others.")
-    if not channels or min(channels) < 1 or num_blocks < 0:
-        raise ConfigError(
-            f"`channels` must hold widths of at least 1 and `num_blocks` be >= 0, got {tuple(channels)} and {num_blocks}. "
-            "Give a width for each stage: [64, 128, 128] for a grid of a quarter of the size."
-        )
-    return shape[0], shape[1], shape[2]
 
 
 class GridEncoder(Component):
@@ -75,7 +64,7 @@ class GridEncoder(Component):
         observe_mask: bool = False,
     ) -> None:
         super().__init__()
-        c, h, w = _check_stages(shape, channels, num_blocks)
+        c, h, w = check_stages(shape, channels, num_blocks)
         self.inputs = Inputs(input_range, observe_mask)
         self.stem = nn.Conv2d(c * (2 if observe_mask else 1), channels[0], 3, padding=1)
         last_scale = 1 / math.sqrt(max(1, len(channels) * num_blocks))
@@ -119,7 +108,7 @@ class GridEncoder(Component):
         return F.silu(h).reshape(*lead, *self.out_shape)
 
 
-class GridDecoder(Component):
+class GridDecoder(Enlarging, Component):
     """Latents on a grid to feature maps of images: the mirror of `GridEncoder`.
 
     Args:
@@ -146,8 +135,7 @@ class GridDecoder(Component):
         condition_features: int = 0,
     ) -> None:
         super().__init__()
-        _, h, w = _check_stages(shape, channels, num_blocks)
-        self.sizes = stage_sizes(h, w, len(channels))
+        self.build_stages(check_stages(shape, channels, num_blocks), channels, num_blocks)
         if len(latent_shape) != 3 or min(latent_shape) < 1 or tuple(latent_shape[1:]) != self.sizes[-1]:
             raise ConfigError(
                 f"`latent_shape` must be (C, {self.sizes[-1][0]}, {self.sizes[-1][1]}) for {len(channels)} stages, got "
@@ -155,27 +143,7 @@ class GridDecoder(Component):
             )
         self.start = nn.Conv2d(latent_shape[0], channels[-1], 3, padding=1)
         self.condition_map = _ConditionMap(condition_features, channels[-1])
-        last_scale = 1 / math.sqrt(max(1, len(channels) * num_blocks))
-        self.blocks = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(width, last_scale) for _ in range(num_blocks))) for width in reversed(channels)
-        )
-        self.widen = nn.ModuleList(
-            nn.Conv2d(channels[i], channels[i - 1], 3, padding=1) for i in range(len(channels) - 1, 0, -1)
-        )
-        self.out_shape = (channels[0], h, w)
         channels_last(self)
-
-    def make_head(self, num_parameters: int, event_shape: tuple[int, ...]) -> ConvHead:
-        """A 1 x 1 convolution to (..., num_parameters, C, H, W).
-
-        Raises:
-            ConfigError: if the event is not an image of this size.
-        """
-        if len(event_shape) != 3 or event_shape[1:] != self.out_shape[1:]:
-            raise ConfigError(
-                f"The decoder makes images of {self.out_shape[1:]}, got the event shape {event_shape}. Give both the same size."
-            )
-        return ConvHead(self.out_shape, num_parameters, event_shape)
 
     def forward(self, z: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(..., C, H', W') to (..., F, H, W).
@@ -186,11 +154,7 @@ class GridDecoder(Component):
         lead = z.shape[:-3]
         h = self.start(z.flatten(0, -4).contiguous(memory_format=torch.channels_last))
         h = self.condition_map(h, condition, lead)
-        for i, blocks in enumerate(self.blocks):
-            if i > 0:
-                h = F.interpolate(self.widen[i - 1](h), size=self.sizes[-1 - i], mode="nearest")
-            h = blocks(h)
-        return F.silu(h).reshape(*lead, *self.out_shape)
+        return self.enlarged(h).reshape(*lead, *self.out_shape)
 
 
 class SumOfLayers(Component):
