@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vaekit import posteriors, priors
-from vaekit.distributions import WrappedNormal, mobius_add
+from vaekit.distributions import WrappedNormal, mobius_add, stopped
 from vaekit.errors import ConfigError
 from vaekit.likelihoods import Bernoulli
 from vaekit.networks import MLP
@@ -98,6 +98,37 @@ def test_float32_is_finite_at_the_border() -> None:
     assert torch.isfinite(log_p).all()
     assert torch.isfinite(mean.grad).all()
     assert torch.isfinite(scale.grad).all()
+
+
+@pytest.mark.parametrize(("size", "scale", "dims"), [(4.5, 0.5, 2), (6.0, 0.1, 2), (50.0, 0.1, 2), (4.0, 1.0, 10)])
+def test_float32_rates_are_those_of_float64_however_far_the_network_goes(size: float, scale: float, dims: int) -> None:
+    posterior = posteriors.WrappedNormal(MLP(1, [1]), dims)
+    raw = torch.zeros(1, 2, dims)
+    raw[..., 0, 0], raw[..., 1, :] = size, math.log(math.expm1(scale)) - 0.5413
+    posterior.parameters_at = lambda x, condition, mask: raw  # what a network could say
+    rates = []
+    for dtype in (torch.float32, torch.float64):
+        raw = raw.to(dtype)
+        torch.manual_seed(0)
+        q, p = posterior(torch.zeros(1, 1)), priors.WrappedNormal(dims).to(dtype)()
+        noise = torch.randn(4000, 1, dims)
+        q._last = (q._wrapped(noise.to(dtype) * q.scale), noise.to(dtype) * q.scale)
+        z = q._last[0]
+        rates.append((q.log_prob(z) - p.log_prob(z)).double())
+    assert (rates[0] - rates[1]).abs().max() < 0.3
+    assert (rates[0].mean() - rates[1].mean()).abs() < 0.02
+
+
+def test_stopped_gradients_go_through_the_point_alone() -> None:
+    torch.manual_seed(0)
+    mean, scale = torch.tensor([0.4, -0.2]).double().requires_grad_(), torch.tensor([0.5, 0.8]).double().requires_grad_()
+    p = WrappedNormal(mean, scale)
+    z = p.rsample((3,)).detach().requires_grad_()
+    stopped(p).log_prob(z).sum().backward()
+    assert mean.grad is None
+    assert scale.grad is None
+    expected = torch.autograd.functional.jacobian(lambda at: WrappedNormal(mean.detach(), scale.detach()).log_prob(at).sum(), z)
+    torch.testing.assert_close(z.grad, expected)
 
 
 def test_a_model_on_the_ball_learns() -> None:

@@ -260,3 +260,65 @@ def test_the_checkpoint_holds_the_run(data, tmp_path):
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), part
     steps = [tensor.item() for name, tensor in checkpoint.part("optimizer").items() if name.endswith(".step")]
     assert steps == [4.0] * len(trainer.groups[0])
+
+
+class Counting(posteriors.DiagonalNormal):
+    """A posterior with a buffer that training moves, as a codebook is."""
+
+    def __init__(self, network: networks.MLP, num_latents: int) -> None:
+        super().__init__(network, num_latents)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x, condition=None, mask=None):
+        if self.training:
+            self.count += 1
+        return super().forward(x, condition, mask)
+
+
+def test_an_average_is_published_and_kept_with_the_buffers_of_now(data, tmp_path):
+    vae = make_vae()
+    vae.posterior = Counting(networks.MLP(4, [16]), num_latents=2)
+    trainer = make_trainer(data, vae, steps=100, ema=0.9, folder=tmp_path)
+    step = trainer._after_step
+
+    def stop_at_seven():
+        if trainer.progress.step == 6:
+            trainer.interrupt()
+        step()
+
+    trainer._after_step = stop_at_seven
+    outcome = trainer.fit()
+    assert outcome.progress.step == 7  # before the first validation
+    assert outcome.weights["posterior.count"] == 7
+    assert Checkpoint.load(tmp_path / CHECKPOINT_FILE).part("average")["posterior.count"] == 7
+
+
+def test_validation_takes_as_many_samples_as_training(data):
+    seen = []
+
+    class Watching(objectives.IWAE):
+        def forward(self, trace, step=None):
+            seen.append((step is None, *trace.log_likelihood.shape))
+            return super().forward(trace, step)
+
+    make_trainer(data, objective=Watching(), steps=2, num_samples=3, validate_every=2).fit()
+    assert {shape[1] for shape in seen} == {3}
+    assert any(shape[0] for shape in seen)
+
+
+@pytest.mark.parametrize("count", [255, 256, 257, 400, 513])
+def test_validation_never_leaves_a_crumb_of_a_batch(count):
+    """Objectives of a batch, such as a total correlation, say nothing of a remainder of one."""
+    rng, sizes = np.random.default_rng(0), []
+    held_out = open_data(rng.normal(size=(count, 4)).astype("float32"))
+
+    class Watching(ELBO):
+        def forward(self, trace, step=None):
+            sizes.append(len(trace.x))
+            return super().forward(trace, step)
+
+    config = TrainConfig.make(steps=1)
+    validate(make_vae(), Standardize(0.0, 1.0), Watching(), held_out, config, Fabric(accelerator="cpu", devices=1))
+    assert sum(sizes) == count
+    assert max(sizes) <= 256
+    assert max(sizes) - min(sizes) <= 1

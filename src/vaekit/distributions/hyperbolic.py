@@ -76,6 +76,7 @@ class WrappedNormal(Distribution):
     def __init__(self, mean: Tensor, scale: Tensor, curvature: float = 1.0) -> None:
         self.loc, self.scale = torch.broadcast_tensors(_inside(mean, curvature), scale)
         self.curvature = curvature
+        self._last: tuple[Tensor, Tensor] | None = None
         super().__init__(self.loc.shape[:-1], self.loc.shape[-1:], validate_args=False)
 
     @property
@@ -86,7 +87,10 @@ class WrappedNormal(Distribution):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """(*sample, *batch, D)."""
         shape = torch.Size(sample_shape) + self.loc.shape
-        return self._wrapped(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device) * self.scale)
+        v = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device) * self.scale
+        z = self._wrapped(v)
+        self._last = (z, v)
+        return z
 
     def _wrapped(self, v: Tensor) -> Tensor:
         """Tangent vectors (..., D), in the orthonormal frame of the mean, to points of the ball."""
@@ -103,9 +107,13 @@ class WrappedNormal(Distribution):
         return 2.0 / root * torch.atanh((root * length).clamp_max(limit)) * moved / length
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """(*batch): the log-density at points (*batch, D) of the ball."""
+        """(*batch): the log-density at points (*batch, D) of the ball.
+
+        At the very tensor that was drawn last, the tangent vector is the one that was drawn: near the border, where float32
+        cannot tell points apart, it cannot be had from the point.
+        """
         z = _inside(value, self.curvature)
-        v = self.tangent(z)
+        v = self._last[1] if self._last is not None and value is self._last[0] else self.tangent(z)
         dims = self.loc.shape[-1]
         normal = -0.5 * ((v / self.scale).square() + math.log(2 * math.pi)).sum(-1) - self.scale.log().sum(-1)
         r = math.sqrt(self.curvature) * _norm(v).squeeze(-1)
@@ -115,6 +123,10 @@ class WrappedNormal(Distribution):
         spread = torch.where(small, r.square() / 6, away + torch.log(-torch.expm1(-2 * away) / (2 * away)))
         volume = dims * torch.log(2.0 / (1.0 - self.curvature * z.square().sum(-1)))
         return normal - (dims - 1) * spread + volume
+
+    def stopped(self) -> WrappedNormal:
+        """The same with parameters that no gradient reaches; the gradient of the density goes through the point alone."""
+        return WrappedNormal(self.loc.detach(), self.scale.detach(), self.curvature)
 
     def centre(self) -> tuple[Tensor, Tensor]:
         """The mean on the ball, and the scale in the tangent space, each (*batch, D)."""

@@ -10,13 +10,18 @@ from vaekit.distributions import WrappedNormal as WrappedNormalDistribution
 from vaekit.errors import ConfigError
 from vaekit.posteriors.base import NormalPosterior, positive
 
+_FARTHEST = 3.5
+"""Half the greatest distance of a mean from the centre, in units of 1 / sqrt(c): there |mean| is 0.998 of the radius, and float32
+still tells its neighbours apart."""
+
 
 class WrappedNormal(NormalPosterior):
     """q(z|x) = the wrapped normal on the Poincare ball with mean exp_0(mean(x)) and tangent scales scale(x).
 
     Trees embed in hyperbolic space with little distortion. Formula: `vaekit.distributions.WrappedNormal`. Mathieu, Le Lan,
     Maddison, Tomioka, Teh, "Continuous hierarchical representations with Poincare variational auto-encoders" (2019).
-    Departure: the decoder reads the point's coordinates; there is no gyroplane layer.
+    Departures: the decoder reads the point's coordinates, there is no gyroplane layer; means stay within a distance of
+    7 / sqrt(c) of the centre.
 
     Args:
         network: maps data to features.
@@ -44,6 +49,6 @@ class WrappedNormal(NormalPosterior):
         """The wrapped normal, batch shape (B,)."""
         raw_mean, raw_scale = self.parameters_at(x, condition, mask).unbind(-2)
         root = self.curvature**0.5
-        length = raw_mean.square().sum(-1, keepdim=True).clamp_min(1e-30).sqrt()
-        mean = torch.tanh(root * length) * raw_mean / (root * length)
+        length = root * raw_mean.square().sum(-1, keepdim=True).clamp_min(1e-30).sqrt()
+        mean = torch.tanh(_FARTHEST * torch.tanh(length / _FARTHEST)) * raw_mean / length
         return WrappedNormalDistribution(mean, positive(raw_scale), self.curvature)

@@ -30,7 +30,7 @@ class TrainConfig(BaseModel):
         skip_norm: a step whose gradient norm is larger, or not finite, is left out; None leaves out only the not finite.
         ema: decay of the exponential moving average of the weights, which is the model that is kept; 0 for none.
         num_samples: K, samples of the latent an example in training.
-        validation_samples: K in validation.
+        validation_samples: K in validation; None for that of training, as bounds of several samples need.
         patience: validations without a better bound after which the run stops; 0 for never.
         validate_every: steps between validations; None for one an epoch, at least 50 steps apart.
         checkpoint_seconds: seconds between checkpoints; it has no influence on the weights.
@@ -54,7 +54,7 @@ class TrainConfig(BaseModel):
     skip_norm: float | None = Field(default=None, gt=0)
     ema: float = Field(default=0.999, ge=0, lt=1)
     num_samples: int = Field(default=1, ge=1)
-    validation_samples: int = Field(default=1, ge=1)
+    validation_samples: int | None = Field(default=None, ge=1)
     patience: int = Field(default=20, ge=0)
     validate_every: int | None = Field(default=None, ge=1)
     checkpoint_seconds: float = Field(default=30.0, ge=0)

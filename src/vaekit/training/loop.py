@@ -196,6 +196,7 @@ class Trainer:
                 self._after_step()
         self._report()
         self._tell("on_end", self.progress, self.budget)
+        self._share_buffers()
         weights = self.best_weights or self.averaged.state_dict()  # interrupted before the first validation
         return Outcome(weights, self.progress, self.budget.elapsed)
 
@@ -331,9 +332,7 @@ class Trainer:
         """Compares the averaged weights on the held-out examples, and keeps them if they are the best so far."""
         progress = self.progress
         started = time.monotonic()
-        if self.averaged is not self.vae:
-            for average, live in zip(self.averaged.buffers(), self.vae.buffers(), strict=True):
-                average.copy_(live)
+        self._share_buffers()
         progress.validation = validate(self.averaged, self.transform, self.objective, self.held_out, self.config, self.fabric)
         loss = progress.validation["loss"]
         # A loss that another player moves does not compare over time: the last weights count as the best.
@@ -349,6 +348,12 @@ class Trainer:
         self.window.start += time.monotonic() - started
         self._tell("on_validation", progress, self.budget)
         self._advise(advice.on_validation(progress.validation, self.objective, progress.step, self.config))
+
+    def _share_buffers(self) -> None:
+        """Buffers, such as codebooks that follow their codes, are averages themselves: the averaged model has those of now."""
+        if self.averaged is not self.vae:
+            for average, live in zip(self.averaged.buffers(), self.vae.buffers(), strict=True):
+                average.copy_(live)
 
     def _report(self) -> None:
         """Reads the window: the one place where the loop waits for the device."""
@@ -385,6 +390,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         """Writes everything that exact resume needs; the first process writes for all."""
+        self._share_buffers()
         states = self._gather_random_states()
         if self.fabric.is_global_zero:
             assert self.folder is not None

@@ -102,7 +102,7 @@ def named_objective(asked: Json) -> tuple[Objective, Json]:
     foreign = [key for key in changed if key not in allowed]
     if foreign:
         raise ConfigError(f"`{foreign[0]}` must be left out with the objective `{name}`, for it is an argument of `elbo`.")
-    several = {"num_samples": 5, "validation_samples": 5}
+    several = {"num_samples": 5}
     named: dict[str, tuple[Objective, Json]] = {
         "iwae": (IWAE(), several),
         "dreg": (DReG(), several),

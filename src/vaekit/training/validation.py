@@ -35,10 +35,11 @@ def validate(
     training, judging = vae.training, objective.training
     vae.eval()
     objective.eval()
-    size = max(1, min(_MAX_BATCH, _MAX_ELEMENTS // data.schema.num_dimensions))
+    num_samples = config.validation_samples or config.num_samples
+    size = max(1, min(_MAX_BATCH, _MAX_ELEMENTS // (data.schema.num_dimensions * num_samples)))
     # A process without an example of its own still takes part, with a weight of 0.
     mine = torch.arange(len(data))[fabric.global_rank :: fabric.world_size]
-    weight, chunks = (1, mine.split(size)) if len(mine) else (0, (torch.zeros(1, dtype=torch.long),))
+    weight, chunks = (1, mine.tensor_split(-(-len(mine) // size))) if len(mine) else (0, (torch.zeros(1, dtype=torch.long),))
     totals: dict[str, Tensor] = {}
     moments = torch.zeros((), dtype=torch.float64)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), full_precision():
@@ -46,7 +47,7 @@ def validate(
         for indices in chunks:
             batch = data.batch(indices).to(device)
             condition = vae.condition_of(batch.columns, len(indices))
-            trace = vae(transform(batch.x), condition=condition, mask=batch.mask, num_samples=config.validation_samples)
+            trace = vae(transform(batch.x), condition=condition, mask=batch.mask, num_samples=num_samples)
             bound = objective(replace(trace, num_data=len(data)))
             values = {"loss": bound.loss, "elbo": bound.elbo, "rate": bound.rate, "distortion": bound.distortion, **bound.terms}
             for name, value in values.items():
