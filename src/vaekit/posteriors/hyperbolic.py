@@ -11,8 +11,8 @@ from vaekit.errors import ConfigError
 from vaekit.posteriors.base import NormalPosterior, positive
 
 _FARTHEST = 3.5
-"""Half the greatest distance of a mean from the centre, in units of 1 / sqrt(c): there |mean| is 0.998 of the radius, and float32
-still tells its neighbours apart."""
+"""Half the greatest distance of a mean from the centre, in units of 1 / sqrt(c): there |mean| is 0.998 of the radius, and
+float32 still tells its neighbours apart."""
 
 
 class WrappedNormal(NormalPosterior):
@@ -44,6 +44,7 @@ class WrappedNormal(NormalPosterior):
             raise ConfigError(f"`curvature` must be > 0, got {curvature}. Use a small one for a space that is nearly flat.")
         super().__init__(network, num_latents, num_parameters=2)
         self.curvature = curvature
+        self.space = f"ball({num_latents}, c={float(curvature)})"
 
     def forward(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> WrappedNormalDistribution:
         """The wrapped normal, batch shape (B,)."""
