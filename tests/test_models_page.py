@@ -99,9 +99,18 @@ def loss_of(vae: LatentModel, transform: Transform, objective: Objective, data: 
 
 def test_the_page_has_all_models_of_both_collections() -> None:
     of = {heading: {row["model"] for row in ROWS if row["heading"] == heading} for heading in ("pythae", "PyTorch-VAE")}
-    assert len(of["pythae"]) + 1 == 28  # and one that is left out, with the reason
+    assert len(of["pythae"]) + 2 == 28  # and two that are left out, with the reason
     assert "RHVAE" in PAGE
+    assert "GMVAE" in PAGE
     assert len(of["PyTorch-VAE"]) == 22
+
+
+def test_the_whole_run_of_the_page() -> None:
+    (code,) = re.findall(r"```python run\n(.*?)```", PAGE, re.DOTALL)
+    names = dict(NAMES)
+    exec(code, names)  # noqa: S102 - the page's own program
+    assert names["model"].bundle.training["objective"]["type"] == "objectives.DReG"
+    assert names["model"].bundle.training["config"]["num_samples"] == 6
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=f"{row['heading']}-{row['model']}") for row in ROWS])
