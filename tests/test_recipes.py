@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import vaekit
 from vaekit import recipes
 from vaekit.data.loading import open as open_data
 from vaekit.errors import ConfigError, DataError
@@ -49,7 +50,7 @@ EXPECTED = {
     "one pixel": ("DiscretizedLogisticMixture", "Levels", "MLP"),
     "one number": ("Normal", "Standardize", "MLP"),
     "a strip": ("DiscretizedLogisticMixture", "Levels", "MLP"),
-    "counts": ("Normal", "Standardize", "MLP"),
+    "counts": ("NegativeBinomial", "Levels", "LogInput"),
 }
 
 
@@ -79,6 +80,59 @@ def test_the_schema_chooses_parts_that_learn(kind):
         optimizer.step()
     assert np.isfinite(first)
     assert loss.item() < first
+
+
+def reasons_of(array, **options):
+    return " ".join(recipes.make(open_data(array, **options)).reasons)
+
+
+COUNTS = rng.negative_binomial(2, 0.01, size=(60, 3))
+
+
+def test_whole_numbers_beyond_the_levels_are_counts():
+    assert "Likelihood: negative-binomial, because the values are counts" in reasons_of(COUNTS)
+    assert "negative-binomial" in reasons_of(COUNTS.astype("float64"))
+    missing = COUNTS.astype("float32")
+    missing[3, 1] = np.nan
+    assert "negative-binomial" in reasons_of(missing, missing="nan")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        COUNTS + 0.5,
+        COUNTS - 1000,
+        COUNTS + 10_000,  # such as years: far from 0, they vary less than counts do
+        COUNTS * 10**6,  # beyond what a float32 holds exactly
+        COUNTS.reshape(-1, 3, 1) * np.ones((1, 1, 4)) + 0.25,
+    ],
+)
+def test_what_is_no_count_is_normal(array):
+    assert "Likelihood: normal with a learned scale" in reasons_of(array)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_counts_are_told_better_by_their_likelihood(seed):
+    """The density of a normal on whole numbers is in the units of their mass, so the two bounds compare."""
+    draw = np.random.default_rng(seed)
+    means = np.exp(draw.normal(size=(600, 2)) @ draw.normal(size=(2, 8)) + 3.0)
+    x = draw.poisson(means * draw.gamma(3.0, 1 / 3.0, size=means.shape))
+    assert x.max() > 256
+    bounds = {}
+    for name in (None, "normal"):
+        model = vaekit.train(x, likelihood=name, steps=300, latent=2, display="quiet", precision="float32")
+        bounds[name] = model.evaluate(x, num_samples=20).nll_nats
+    assert bounds[None] < bounds["normal"] - 1.0
+
+
+def test_positive_numbers_over_decades_have_log_normal_named():
+    draw = np.random.default_rng(0)
+    hint = "try `--likelihood log-normal`"
+    assert hint in reasons_of(np.exp(draw.normal(size=(300, 4)) * 2))
+    assert hint not in reasons_of(draw.random((2000, 4)) + 1e-9)  # many decades near 0, which say nothing
+    assert hint not in reasons_of(draw.normal(10.0, 1.0, size=(300, 4)) * np.array([1e-3, 1.0, 1e3, 1e6]))
+    assert hint not in reasons_of(np.exp(draw.normal(size=(300, 4)) * 2) - 1.0)
 
 
 @pytest.mark.parametrize("name", [name for name in recipes.LIKELIHOODS if name not in ("auto", "log-normal", "beta")])
@@ -166,7 +220,7 @@ def test_missing_counts_are_left_out():
     ("kind", "options", "error", "sentence"),
     [
         ("real vectors", {"likelihood": "bernoulli"}, DataError, r"must have values in \[0, 1\], found values from"),
-        ("real vectors", {"likelihood": "logistic-mixture"}, DataError, "must have whole levels, found real numbers"),
+        ("real vectors", {"likelihood": "logistic-mixture"}, DataError, r"found real numbers.*give `levels` \(`--levels`\)"),
         ("four channels of 16 bits", {"likelihood": "categorical"}, DataError, "at most 256 levels, found 65,536"),
         ("real vectors", {"likelihood": "poisson"}, DataError, "must have counts, whole numbers from 0; found values from -"),
         ("real vectors", {"likelihood": "log-normal"}, DataError, "must have values above 0, found values from -"),

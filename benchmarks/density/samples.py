@@ -37,6 +37,9 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 CASE = "samples-mnist-z16"
 LATENTS, HIDDEN, BATCH, FIT_BATCH, PSEUDO_INPUTS = 16, 512, 100, 256, 100
+MANY = 100
+"""Components of the larger mixture; the others have ten, as both sides choose."""
+
 Sampler = Callable[[int], np.ndarray]
 
 
@@ -121,8 +124,8 @@ def vaekit_side(job: dict[str, Any], data: dict[str, np.ndarray], folder: Path) 
     torch.manual_seed(job["seed"])
     plain = trained("plain", priors.StandardNormal(LATENTS))
 
-    def refitted(kind: str) -> Sampler:
-        budget = {} if kind.startswith("mixture") else {"steps": job["steps"], "batch_size": FIT_BATCH}
+    def refitted(kind: str, **options: int) -> Sampler:
+        budget = options if kind.startswith("mixture") else {"steps": job["steps"], "batch_size": FIT_BATCH}
         return lambda num: plain.refit_prior(training, kind, seed=job["seed"], **budget).generate(num)
 
     def learned(num: int) -> np.ndarray:
@@ -132,6 +135,7 @@ def vaekit_side(job: dict[str, Any], data: dict[str, np.ndarray], folder: Path) 
     samplers: dict[str, Sampler] = {"standard normal": plain.generate}
     kinds = ["mixture", "mixture-full", "flow", "flow-matching", "vae"]
     samplers |= {f"refit {kind}": refitted(kind) for kind in kinds}
+    samplers[f"refit mixture-full of {MANY}"] = refitted("mixture-full", components=MANY)
     samplers |= {"learned VampPrior": learned, "reconstructions": lambda num: plain.reconstruct(data["x_test"])}
     write_all(samplers, job["num"], folder)
 
@@ -171,9 +175,10 @@ def pythae_side(job: dict[str, Any], data: dict[str, np.ndarray], folder: Path) 
     def images(values: Tensor) -> np.ndarray:
         return np.rint(values.detach().numpy().reshape(-1, 28, 28) * 255).astype(np.uint8)
 
-    def fitted(name: str, gradient: bool) -> Sampler:
+    def fitted(name: str, gradient: bool, **options: int) -> Sampler:
         def draw(num: int) -> np.ndarray:
-            sampler = getattr(peers, name)(model=plain)
+            settings = {"sampler_config": getattr(peers, f"{name}Config")(**options)} if options else {}
+            sampler = getattr(peers, name)(model=plain, **settings)
             epochs = max(1, round(job["steps"] * FIT_BATCH / len(x)))
             how = {"training_config": config(name, epochs, FIT_BATCH)} if gradient else {}
             sampler.fit(torch.from_numpy(x), **how)
@@ -192,6 +197,7 @@ def pythae_side(job: dict[str, Any], data: dict[str, np.ndarray], folder: Path) 
 
     ways: dict[str, Sampler] = {"NormalSampler": lambda num: images(peers.NormalSampler(model=plain).sample(num))}
     ways["GaussianMixtureSampler"] = fitted("GaussianMixtureSampler", gradient=False)
+    ways[f"GaussianMixtureSampler of {MANY}"] = fitted("GaussianMixtureSampler", gradient=False, n_components=MANY)
     for name in ("MAFSampler", "IAFSampler", "TwoStageVAESampler"):
         ways[name] = fitted(name, gradient=True)
     ways |= {"VAMPSampler": learned, "reconstructions": reconstructions}

@@ -23,7 +23,7 @@ from vaekit.jobs.score import Scores, score
 from vaekit.jobs.traverse import Traversal, traverse
 from vaekit.storage import Bundle
 from vaekit.types import Json
-from vaekit.vae import LatentModel
+from vaekit.vae import HierarchicalVAE, LatentModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,6 +86,7 @@ class Model:
             "columns": {column.name: list(column.categories) for column in schema.columns},
             "conditions": [] if vae.condition is None else list(vae.condition.categories),
             "num_latents": vae.num_latents,
+            **({"latent_shapes": [list(s) for s in vae.ladder.latent_shapes]} if isinstance(vae, HierarchicalVAE) else {}),
             **{name: part.registered_name for name, part in parts.items()},
             "transform": self.bundle.transform.registered_name,
             "num_parameters": sum(p.numel() for p in vae.parameters()),
@@ -366,7 +367,7 @@ class Model:
 
         Args:
             data: the training data.
-            kind: `mixture`, `mixture-full`, `flow`, `flow-matching`, `vae`, `autoregressive`, or a prior.
+            kind: `mixture`, `mixture-full`, `flow`, `flow-matching`, `vae`, `autoregressive`, `codes`, or a prior.
             split: which part of data that come split; `train` if None.
             seed: of everything random.
             progress: called with (done, total).
@@ -375,7 +376,8 @@ class Model:
                 `epochs` or `minutes`.
 
         Returns:
-            A new model, to be saved elsewhere. Its training summary holds the bound before and after under `prior_fit`.
+            A new model, to be saved elsewhere. Its training summary holds the bound before and after under `prior_fit`, and
+            notes, such as that the new prior is worse.
         """
         from vaekit.training.refit import refit_prior
 
@@ -418,9 +420,9 @@ def train(
     latent: int | None = None,
     likelihood: str | None = None,
     condition: Sequence[str] = (),
-    beta: float = 1.0,
-    free_bits: float = 0.0,
-    warm_up: int = 0,
+    beta: float | None = None,
+    free_bits: float | None = None,
+    warm_up: int | None = None,
     capacity: float | None = None,
     prior: str | None = None,
     objective: Objective | str | None = None,
@@ -455,9 +457,9 @@ def train(
         latent: D, the number of latent units.
         likelihood: the family of p(x|z, c); chosen by the values of the data if None.
         condition: columns to condition on, such as `["label"]`.
-        beta: weight of the rate, >= 0.
-        free_bits: nats a unit that are not charged, >= 0.
-        warm_up: steps over which beta rises from 0.
+        beta: weight of the rate, >= 0; 1 if None, or 6 for `total-correlation`.
+        free_bits: nats a unit that are not charged, >= 0; 0 if None.
+        warm_up: steps over which beta rises from 0; 0 if None.
         capacity: nats that the rate is drawn to; None for the bound itself.
         prior: `standard`, `mixture`, `vamp`, `flow` or `autoregressive`; learned with the rest but for the first.
         objective: what is minimised, in place of the `ELBO` that the four before describe: an objective, or `iwae`, `dreg`,
@@ -472,7 +474,7 @@ def train(
         num_samples: K, samples of the latent an example.
         patience: validations without a better bound after which training stops; 0 for never.
         ema: decay of the average of the weights that is kept; 0 for none.
-        precision: `float32`, `bf16`, or `auto` for the faster one here.
+        precision: `float32`, `bf16`, or `auto`, which is bf16 where that is clearly faster here.
         device: `auto`, `cpu`, `cuda`, or one such as `cuda:1`.
         seed: of everything random.
         resume: go on with the run in `out`.

@@ -18,6 +18,7 @@ from vaekit.component import Component
 from vaekit.data.dataset import Dataset, spaced
 from vaekit.data.schema import Schema
 from vaekit.data.transforms import Binarize, Levels, Standardize, Transform
+from vaekit.data.values import chunks
 from vaekit.errors import ConfigError, DataError
 from vaekit.likelihoods import Likelihood
 from vaekit.networks import ConditionEncoder
@@ -49,6 +50,10 @@ _LEVELS = ("logistic-mixture", "beta-binomial", "categorical")
 RECIPES = ("auto", "mlp", "conv", "conv-large", "ladder")
 PRIORS = ("standard", "mixture", "vamp", "flow", "autoregressive")
 _MEDIAN_ROWS = 1000
+_MOST_VECTOR_LEVELS = 256
+_NEAR_ZERO = 10.0
+"""Counts begin at no more than their greatest by this factor: numbers such as years, far from 0, vary less than counts do."""
+_DECADES = 1000.0
 _LARGEST_FLAT_IMAGE = 1024
 """Values of a grey image up to which dense layers are chosen: they are as good there and several times faster."""
 
@@ -100,7 +105,7 @@ def make(
         DataError: if the data lie outside the likelihood's support, or lack a column.
     """
     schema = data.schema
-    family, why_family = _choose_likelihood(schema, likelihood or "auto")
+    family, why_family = _choose_likelihood(data, likelihood or "auto")
     network, why_network = _choose_network(schema, recipe, accelerated)
     transform, span = _transform(data, family)
     encoder, features = _condition(schema, condition)
@@ -146,7 +151,8 @@ def _prior(
     return makers[name]()
 
 
-def _choose_likelihood(schema: Schema, asked: str) -> tuple[str, str]:
+def _choose_likelihood(data: Dataset, asked: str) -> tuple[str, str]:
+    schema = data.schema
     if asked not in LIKELIHOODS:
         raise ConfigError(
             f"`likelihood` must be one of {', '.join(LIKELIHOODS)}; got {asked!r}. Use `auto` to let the data choose."
@@ -166,17 +172,51 @@ def _choose_likelihood(schema: Schema, asked: str) -> tuple[str, str]:
             "logistic-mixture",
             f"Likelihood: mixture of discretised logistics, because the values are {schema.levels:,} levels with an order.",
         )
+    if _counted(data):
+        return (
+            "negative-binomial",
+            f"Likelihood: negative-binomial, because the values are counts, whole numbers from {schema.low:g} to "
+            f"{schema.high:g}; `--likelihood normal` if they are measurements.",
+        )
+    hint = "; they are positive and range over orders of magnitude: try `--likelihood log-normal`" if _in_decades(data) else ""
     return (
         "normal",
-        f"Likelihood: normal with a learned scale, because the values are real numbers from {schema.low:g} to {schema.high:g}.",
+        "Likelihood: normal with a learned scale, because the values are real numbers from "
+        f"{schema.low:g} to {schema.high:g}{hint}.",
     )
+
+
+def _counted(data: Dataset) -> bool:
+    """Whether vectors hold counts: whole numbers from near 0, more than are taken as levels, all of them exact floats."""
+    schema = data.schema
+    ranges = 0 <= schema.low <= schema.high / _NEAR_ZERO and _MOST_VECTOR_LEVELS <= schema.high <= 2**24
+    if schema.kind != "vectors" or schema.levels is not None or not ranges:
+        return False
+    if np.dtype(schema.source.dtype).kind in "iu":
+        return True
+    return all(bool(np.all(rows == np.rint(rows))) for _, rows in chunks(data.x))
+
+
+def _in_decades(data: Dataset) -> bool:
+    """Whether positive values, in units of their column's median, range over three decades, one of them above it."""
+    schema = data.schema
+    if not schema.low > 0 or schema.high < _DECADES * schema.low:
+        return False
+    rows = spaced(len(data), _MEDIAN_ROWS)
+    values, observed = data.stored(rows).astype(np.float64), data.observed(rows)
+    if observed is not None:
+        values[~observed] = np.nan
+    values = values.reshape(len(values), -1) if schema.kind == "vectors" else values.reshape(-1, 1)
+    values = values[:, ~np.isnan(values).all(axis=0)]
+    ratios = values / np.nanmedian(values, axis=0)
+    return bool(np.nanmax(ratios) >= 10 and np.nanmax(ratios) >= _DECADES * np.nanmin(ratios))
 
 
 def _check_support(schema: Schema, likelihood: str) -> None:
     if likelihood in _LEVELS and schema.levels is None:
         raise DataError(
             f"The {likelihood} likelihood must have whole levels, found real numbers from {schema.low:g} to {schema.high:g}. "
-            "Use `normal`, or give `levels` if the values lie on a grid."
+            "Use `normal`, or give `levels` (`--levels`) if the values lie on a grid."
         )
     unit = schema.low >= 0 and schema.high <= 1
     if likelihood in ("bernoulli", "continuous-bernoulli") and schema.levels is None and not unit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -141,7 +142,9 @@ class VAE(LatentModel):
         condition: encodes the columns c; None for a model without conditions.
 
     Raises:
-        ConfigError: if prior and posterior disagree on the shape of the latent.
+        ConfigError: if prior and posterior disagree on the shape of the latent or on its space (the rate would compare
+            densities over different things), or the posterior differentiates twice a likelihood that is differentiable once.
+            A part that is replaced later must fit as well; to change the space of the latent, make another VAE.
 
     Example:
         >>> from vaekit import likelihoods, networks, objectives, posteriors, priors
@@ -163,27 +166,29 @@ class VAE(LatentModel):
         self, prior: Prior, posterior: Posterior, likelihood: Likelihood, condition: ConditionEncoder | None = None
     ) -> None:
         super().__init__(likelihood, condition)
-        if tuple(prior.shape) != tuple(posterior.shape):
-            raise ConfigError(
-                f"Prior and posterior must share the latent's shape, got {prior.shape} and {posterior.shape}. "
-                "Give both the same number of latents."
-            )
         self.prior, self.posterior = prior, posterior
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """A new prior or posterior is bound to the other."""
+        """A new prior or posterior is bound to the other; a part that does not fit is refused, and nothing changes."""
+        before = self.__dict__.get("_modules", {}).get(name)
         super().__setattr__(name, value)
-        parts = self.__dict__.get("_modules", {})
-        if name in ("prior", "posterior") and "prior" in parts and "posterior" in parts:
-            self.prior.bind(self.posterior)
+        if name not in ("prior", "posterior", "likelihood") or not {"prior", "posterior"} <= self._modules.keys():
+            return
+        try:
+            _check_parts(self.prior, self.posterior, self.likelihood)
+        except ConfigError:
+            if before is not None:
+                super().__setattr__(name, before)
+                self.prior.bind(self.posterior)
+            raise
 
     def forward(
         self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None, num_samples: int = 1
     ) -> Trace:
         """See `LatentModel.forward`."""
         features = self.encode_condition(condition)
-        posterior = self._infer(x, features, mask)
-        prior = self.prior.of_batch(posterior, features)
+        posterior, prior = self._infer(x, features, mask)
+        prior = self.prior.of_batch(posterior, features) if prior is None else prior
         z = posterior.rsample((num_samples,))
         likelihood = self.likelihood(z, features)
 
@@ -193,19 +198,28 @@ class VAE(LatentModel):
         log_likelihood = masked_log_prob(likelihood, x, mask)
         return Trace(x, likelihood, log_likelihood, (Latent(z, posterior, prior),), mask, features, decode)
 
-    def _infer(self, x: Tensor, features: Tensor | None, mask: Tensor | None) -> Distribution:
-        """q(z|x, c), refined where the posterior does so."""
+    def _infer(self, x: Tensor, features: Tensor | None, mask: Tensor | None) -> tuple[Distribution, Distribution | None]:
+        """q(z|x, c); where the posterior refines itself, refined, and the prior of the batch that it was refined under.
 
-        def log_joint(z: Tensor) -> Tensor:
+        That prior is made once, of the posterior before its refinement, which asks for the density at every step.
+        """
+        if not self.posterior.refines:
+            return self.posterior(x, features, mask), None
+        learning = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(learning):  # the steps take gradients whatever the caller does
             seen, told, observed = (differentiable(t) for t in (x, features, mask))
             assert seen is not None
-            return masked_log_prob(self.likelihood(z, told), seen, observed) + self.prior(told).log_prob(z)
+            start = self.posterior(seen, told, observed)
+            prior = self.prior.of_batch(start, told)
 
-        return self.posterior.refine(self.posterior(x, features, mask), log_joint)
+            def log_joint(z: Tensor) -> Tensor:
+                return masked_log_prob(self.likelihood(z, told), seen, observed) + prior.log_prob(z)
+
+            return self.posterior.refine(start, log_joint), prior
 
     def encode(self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None) -> Distribution:
         """q(z|x, c), batch shape (B,)."""
-        return self._infer(x, self.encode_condition(condition), mask)
+        return self._infer(x, self.encode_condition(condition), mask)[0]
 
     def decode(self, z: Tensor, *, condition: Condition | None = None) -> Distribution:
         """p(x|z, c), batch shape (K, B), of latents (K, B, *Z)."""
@@ -239,6 +253,48 @@ class VAE(LatentModel):
         super().initialize(x, mask, condition)
         self.posterior.initialize(x, self.encode_condition(condition), mask)
         self.prior.initialize(x, mask)
+
+
+def _check_parts(prior: Prior, posterior: Posterior, likelihood: Likelihood) -> None:
+    """Binds prior and posterior, and refuses parts that together compute nonsense.
+
+    Raises:
+        ConfigError: if they do not fit; see `VAE`.
+    """
+    if tuple(prior.shape) != tuple(posterior.shape):
+        raise ConfigError(
+            f"Prior and posterior must share the latent's shape, got {prior.shape} and {posterior.shape}. "
+            "Give both the same number of latents."
+        )
+    prior.bind(posterior)
+    if prior.spaces != posterior.spaces:
+        other = next(q for p, q in zip(prior.spaces, posterior.spaces, strict=True) if p != q)
+        raise ConfigError(
+            f"Prior and posterior must be over one space, got {_described(prior.spaces)} and {_described(posterior.spaces)}. "
+            f"Use {_PRIOR_OVER.get(other.partition('(')[0], 'a prior that says it is over ' + other)} with the "
+            f"{type(posterior).__name__}."
+        )
+    if posterior.differentiates > 1 and not likelihood.twice_differentiable:
+        raise ConfigError(
+            f"The likelihood of a {type(posterior).__name__} posterior must be differentiable twice, got a "
+            f"{type(likelihood).__name__}. Use `SemiAmortized(..., unroll=False)`, or another likelihood."
+        )
+
+
+_PRIOR_OVER = {
+    "real": "a prior over real numbers, such as `priors.StandardNormal`,",
+    "positive": "`priors.Gamma`",
+    "sphere": "`priors.UniformSphere`",
+    "ball": "`priors.WrappedNormal` of that curvature",
+    "codes": "`priors.UniformCodes`",
+}
+"""What goes with a posterior over a space, by the first word of its name."""
+
+
+def _described(spaces: Sequence[str]) -> str:
+    """real(2) x sphere(3): the factors of a space, of the space that each number belongs to."""
+    factors = [(space, len(list(numbers))) for space, numbers in itertools.groupby(spaces)]
+    return " x ".join(space if "(" in space else f"{space}({num})" for space, num in factors)
 
 
 class HierarchicalVAE(LatentModel):

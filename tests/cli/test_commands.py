@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
 import vaekit
 from small_models import image_bundle, image_data
-from vaekit import storage
+from vaekit import recipes, storage
 from vaekit.cli.main import run
+from vaekit.cli.training import Likelihoods
 from vaekit.data.dataset import fingerprint
 from vaekit.data.schema import Column
 from vaekit.data.writing import read_table
+from vaekit.priors import Flow, Standardized
+from vaekit.vae import VAE
 
 
 def test_inspect(command, place, capsys):
@@ -33,12 +38,56 @@ def test_inspect(command, place, capsys):
 def test_train_then_info(command, place, tmp_path, capsys):
     out = tmp_path / "model"
     arguments = ["--steps", 5, "--latent", 3, "--condition", "label", "--levels", 16, "--precision", "float32", "--json"]
+    arguments += ["--beta", 2]
     done = command("train", place.split_data, "-o", out, *arguments)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["num_latents"] == 3
     assert run(["info", str(out)]) == 0
-    assert "conditions" in capsys.readouterr().out
+    table = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert table["conditions"] == "label"
+    assert table["objective"] == "objectives.ELBO with beta 2"
+    assert (table["samples"], table["precision"], table["budget"]) == ("1", "float32", "5 steps")
+    assert "held_out" not in " ".join(table)
     assert json.loads(command("info", out, "--json").stdout)["conditions"] == ["label"]
+
+
+def test_info_tells_of_a_fitted_prior_and_of_the_levels_of_a_ladder(place, tmp_path, capsys):
+    line = ["train", str(place.image_data), "-o", str(tmp_path / "m"), "--steps", "3", "--levels", "16", "--quiet"]
+    assert run([*line, "--objective", "dreg", "--latent", "3"]) == 0
+    fitted = vaekit.load(tmp_path / "m").refit_prior(image_data(20).raw(), Flow(3), steps=3)
+    wrapped = Standardized(fitted.vae.prior)
+    storage.save(replace(fitted.bundle, vae=VAE(wrapped, fitted.vae.posterior, fitted.vae.likelihood)), tmp_path / "f")
+    assert run(["info", str(tmp_path / "f")]) == 0
+    rows = [tuple(line.split("  ", 1)) for line in capsys.readouterr().out.splitlines()]
+    table = {name.strip(): value.strip() for name, value in rows}
+    assert table["prior"] == "priors.Flow, standardised"
+    assert table["objective"] == "objectives.DReG"
+    assert table["samples"] == "5"
+    assert re.fullmatch(r"priors.Flow, 3 steps, bound -[0-9.]+ before, -[0-9.]+ after", table["prior fit"])
+    assert len([name for name, _ in rows if name.strip() == "reason"]) >= 4
+    assert run([*line[:3], str(tmp_path / "ladder"), *line[4:], "--recipe", "ladder", "--latent", "2"]) == 0
+    assert run(["info", str(tmp_path / "ladder")]) == 0
+    found = vaekit.load(tmp_path / "ladder").vae
+    shapes = ["x".join(map(str, shape)) for shape in found.ladder.latent_shapes]
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("num_latents"))
+    assert f"{found.num_latents} in {len(shapes)} levels: " in row
+    assert all(shape in row for shape in shapes)
+
+
+def test_the_likelihoods_of_the_help_are_those_there_are():
+    assert get_args(Likelihoods) == recipes.LIKELIHOODS
+
+
+def test_levels_that_are_not_used_are_said(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", image_data(20).raw())
+    note = "The values stop at 15 and are taken as 256 levels: `levels=16` (`--levels 16`) if there are no more."
+    assert run(["inspect", str(tmp_path / "x.npy")]) == 0
+    assert note in capsys.readouterr().out
+    assert run(["inspect", str(tmp_path / "x.npy"), "--levels", "256"]) == 0
+    assert "The values stop" not in capsys.readouterr().out
+    np.save(tmp_path / "x.npy", image_data(20).raw() * 9)
+    assert run(["inspect", str(tmp_path / "x.npy")]) == 0
+    assert "The values stop" not in capsys.readouterr().out
 
 
 def test_evaluate(command, place, tmp_path):

@@ -28,6 +28,7 @@ from vaekit.cli.main import run
         ("generate m -o x.png --where label", "`--where` must be COLUMN=VALUE"),
         ("train d -o m --size 3x4x5", "`--size` must be HxW or one number"),
         ("train d -o m --epochs 0", "Must be > 0"),
+        ("train d -o m --likelihood gauss", '"zinb", "logistic-mixture"'),
         ("interpolate m d -o x.png --from 1", "must have --to, none was given"),
     ],
 )

@@ -246,3 +246,24 @@ def test_the_uniform_on_the_sphere(within_standard_errors) -> None:
     assert math.isclose(log_area(2), math.log(2 * math.pi))
     assert math.isclose(log_area(4), math.log(2 * math.pi**2))
     assert p.log_prob(z[:, None]).shape == (4000, 1)
+
+
+def test_the_nodes_of_the_quadrature_are_made_once_a_device_and_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    def backward(dtype: torch.dtype) -> None:
+        kappa = torch.tensor([2.0, 3.0], dtype=dtype, requires_grad=True)
+        VonMisesFisher(torch.eye(3, dtype=dtype)[:2], kappa).rsample().sum().backward()
+
+    with torch.inference_mode():
+        _angle_slope(torch.tensor([2.0]), torch.tensor([0.5]), 3)
+    backward(torch.float32)
+    backward(torch.float64)
+    made, tensor = [], torch.tensor
+
+    def counted(data: object, *args: object, **options: object) -> Tensor:
+        made.extend([data] if hasattr(data, "__len__") and len(data) > 10 else [])
+        return tensor(data, *args, **options)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(torch, "tensor", counted)
+    backward(torch.float32)
+    backward(torch.float64)
+    assert not made

@@ -12,7 +12,9 @@ from torch.distributions import Distribution, MultivariateNormal
 
 from vaekit.distributions import diagonal_normal
 from vaekit.errors import ConfigError
+from vaekit.networks import MLP
 from vaekit.objectives import DIP, ELBO
+from vaekit.posteriors import GumbelSoftmax
 from vaekit.types import Latent, Trace
 
 B, D = 6, 3
@@ -140,3 +142,16 @@ def test_what_cannot_be(make: Callable[[], object], sentence: str) -> None:
 def two_levels() -> Trace:
     trace = trace_of(diagonal_normal(MEAN, SCALE))
     return Trace(trace.x, trace.likelihood, trace.log_likelihood, trace.latents * 2)
+
+
+@pytest.mark.parametrize("positions", [2, (1, 2)])
+def test_the_samples_of_codes_are_correlated_within_a_token(positions, within_standard_errors) -> None:
+    posterior = GumbelSoftmax(MLP(3, [4]), num_categories=3, positions=positions).double().eval()
+    q = posterior(torch.randn(1, 3).double() * 3)
+    z = q.rsample((20_000,))[:, 0].flatten(1)
+    deviations = (z - z.mean(0)).detach()
+    expected = q.covariance_matrix[0].detach()
+    within_standard_errors((deviations[:, :, None] * deviations[:, None, :]).flatten(1), expected.flatten(), errors=5.0)
+    assert (expected - torch.diag(expected.diagonal())).abs().max() > 0.05
+    latent = Latent(z, q, q)
+    torch.testing.assert_close(DIP(kind="ii").covariance(latent).detach(), expected)

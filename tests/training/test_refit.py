@@ -31,6 +31,7 @@ from vaekit.priors import (
     StandardNormal,
     Vamp,
 )
+from vaekit.priors import Gamma as GammaPrior
 from vaekit.storage import Bundle
 from vaekit.training.refit import KINDS, PRIOR_FIT, refit_prior
 from vaekit.vae import VAE
@@ -238,7 +239,7 @@ def test_what_is_refused(kind, settings, sentence) -> None:
 
 def test_latents_that_no_density_fits() -> None:
     bundle = vector_bundle()
-    bundle.vae.posterior = Gamma(MLP(5, [8]), 4)
+    bundle = replace(bundle, vae=VAE(GammaPrior(4), Gamma(MLP(5, [8]), 4), bundle.vae.likelihood).eval())
     with pytest.raises(ConfigError, match="must be real numbers without bounds"):
         refit_prior(bundle, vector_data(), "mixture", components=2)
     with pytest.raises(ConfigError, match="must have parameters to train"):

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from vaekit import likelihoods, networks, posteriors, priors, storage
 from vaekit.data.transforms import Levels, Standardize
-from vaekit.errors import ConfigError, DataError
+from vaekit.errors import ConfigError, DataError, TrainingError
 from vaekit.objectives import IWAE
+from vaekit.training import loop, precision
 from vaekit.training.callbacks import Callback
 from vaekit.training.run import make_fabric, split, train
 from vaekit.vae import VAE
@@ -210,6 +211,8 @@ def test_training_leaves_the_callers_random_numbers_alone():
         ("stl", {}, {"type": "objectives.StickingTheLanding"}, 1),
         ("total-correlation", {"beta": 3.0}, {"type": "objectives.TotalCorrelation", "beta": 3.0}, 1),
         ("total-correlation", {}, {"type": "objectives.TotalCorrelation", "beta": 6.0}, 1),
+        ("total-correlation", {"beta": 1.0}, {"type": "objectives.TotalCorrelation", "beta": 1.0}, 1),
+        ("iwae", {"beta": 1.0}, {"type": "objectives.IWAE"}, 5),
     ],
 )
 def test_objectives_by_name(name, options, spec, num_samples):
@@ -239,3 +242,102 @@ def test_a_run_goes_on_with_the_prior_and_objective_it_began_with(tmp_path):
     assert bundle.vae.prior.spec()["type"] == "priors.MixtureOfNormals"
     with pytest.raises(ConfigError, match="objective: 'dreg' then, 'iwae' now"):
         train(pixels(60), tmp_path / "run", steps=9, resume=True, **{**told, "objective": "iwae"})
+
+
+@pytest.mark.parametrize(("objective", "beta"), [(None, 1.0), ("elbo", 1.0), ("total-correlation", 6.0)])
+def test_a_run_saved_with_the_defaults_written_out_goes_on(tmp_path, objective, beta):
+    """Older runs were told 1, 0 and 0 where nothing was given."""
+    told = {"objective": objective, "display_as": "quiet", "precision": "float32"}
+    train(pixels(60), tmp_path / "run", steps=2, **told)
+    path = tmp_path / "run" / "training" / "config.json"
+    saved = json.loads(path.read_text())
+    assert saved["asked"]["beta"] is None
+    saved["asked"] |= {"beta": 1.0, "free_bits": 0.0, "warm_up": 0}
+    path.write_text(json.dumps(saved))
+    bundle = train(pixels(60), tmp_path / "run", steps=4, resume=True, **told)
+    assert bundle.training["steps"] == 4
+    assert bundle.training["objective"]["beta"] == beta
+    with pytest.raises(ConfigError, match="beta: 1.0 then, 2.0 now"):
+        train(pixels(60), tmp_path / "run", steps=6, resume=True, beta=2.0, **told)
+
+
+def test_a_run_without_a_beta_goes_on_with_the_default_named(tmp_path):
+    told = {"objective": "total-correlation", "display_as": "quiet", "precision": "float32"}
+    train(pixels(60), tmp_path / "run", steps=2, **told)
+    with pytest.raises(ConfigError, match="beta: None then, 1.0 now"):
+        train(pixels(60), tmp_path / "run", steps=4, resume=True, beta=1.0, **told)
+    assert train(pixels(60), tmp_path / "run", steps=4, resume=True, beta=6.0, **told).training["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"objective": "dreg"}, "Objective: dreg with 5 samples, as asked."),
+        ({"objective": "stl"}, "Objective: stl, as asked."),
+        ({"beta": 4.0, "free_bits": 0.5}, "Objective: elbo with beta 4 and free bits 0.5, as asked."),
+    ],
+)
+def test_the_objective_is_echoed(options, sentence):
+    bundle = train(pixels(60), steps=1, display_as="quiet", precision="float32", **options)
+    assert sentence in bundle.training["reasons"]
+    assert not any("Objective" in reason for reason in train(pixels(60), steps=1, display_as="quiet").training["reasons"])
+
+
+def test_few_examples_are_said():
+    for num, said in ((50, True), (60, False)):  # 45 and 54 to train on
+        notes = Notes()
+        train(pixels(num), steps=1, display_as="quiet", callbacks=[notes])
+        assert any(sentence.startswith("Examples: 45 to train on are few") for sentence in notes.sentences) == said
+
+
+def test_nothing_to_resume_is_said(tmp_path):
+    for said in (True, False):
+        notes = Notes()
+        train(pixels(60), tmp_path / "run", steps=1, resume=True, display_as="quiet", callbacks=[notes])
+        assert any("There is nothing to resume in" in sentence for sentence in notes.sentences) == said
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"objective": IWAE}, r"`objective` must be an `Objective` or the name of one, got the class IWAE. Make one: `IWAE"),
+        ({"objective": 3}, "`objective` must be an `Objective` or the name of one, got a int"),
+        ({"vae": VAE, "transform": Levels()}, "`vae` must be a `VAE` .* got the class VAE"),
+        ({"vae": own_vae(), "transform": Levels}, "`transform` must be a `data.transforms.Transform`, got the class Levels"),
+        ({"recipe": "ladder", "objective": "total-correlation"}, "TotalCorrelation must be given one level of latents"),
+        ({"prior": "vamp", "objective": "total-correlation"}, "TotalCorrelation must be given a prior that is a product"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, monkeypatch, options, sentence):
+    monkeypatch.setattr(precision, "_measure", lambda *_: pytest.fail("the precision was measured first"))
+    with pytest.raises(ConfigError, match=sentence):
+        train(pixels(60), tmp_path / "run", steps=3, display_as="quiet", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_another_shape_is_refused():
+    wide = np.zeros((60, 6, 4), np.uint8) + np.arange(60, dtype=np.uint8)[:, None, None] * 4
+    with pytest.raises(DataError, match=r"must have the shape \(1, 5, 4\) that the `vae` is made for, found \(1, 6, 4\)"):
+        train(wide, vae=own_vae(), transform=Levels(), steps=2, display_as="quiet")
+    blind = own_vae()
+    blind.posterior = posteriors.FullNormal(networks.MLP([1, 7, 7], [8]), num_latents=2)
+    with pytest.raises(DataError, match=r"must take examples of the shape \(1, 5, 4\), but: .*\. Make their networks"):
+        train(pixels(60), vae=blind, transform=Levels(), steps=2, display_as="quiet")
+
+
+def test_a_diverged_run_is_said_aloud(capsys):
+    bundle = train(pixels(60), steps=30, learning_rate=1000.0, display_as="quiet", learning_rate_warm_up=0, clip_norm=None)
+    said = capsys.readouterr().err
+    assert said.startswith("Training has made the model worse: the best loss on held-out examples is ")
+    assert said.count("\n") == 1
+    assert bundle.training["warning"] == said.strip()
+    quiet = train(pixels(60), steps=30, display_as="quiet")
+    assert quiet.training["warning"] is None
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_whose_losses_were_never_finite_leaves_no_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "validate", lambda *_: dict.fromkeys(("loss", "elbo", "rate", "active_units"), float("nan")))
+    with pytest.raises(TrainingError, match="at no validation up to step 5 it was"):
+        train(pixels(60), tmp_path / "run", steps=5, display_as="quiet")
+    assert not (tmp_path / "run" / "vaekit.json").exists()

@@ -55,6 +55,24 @@ def as_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def short(value: object) -> str:
+    """A value as a table shows it.
+
+    Example:
+        >>> short(1234), short(0.123456), short([1, 2]), short(None)
+        ('1,234', '0.12346', '1, 2', 'none')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} ({len(values)} values)" for name, values in value.items()) or "none"
+    return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def _first_process() -> bool:
     """Whether this is the one of `torchrun`'s processes that speaks."""
     return os.environ.get("RANK", "0") == "0"

@@ -20,7 +20,7 @@ from vaekit.cli.options import (
     Seed,
     above_0,
 )
-from vaekit.cli.output import Clock, progress, report
+from vaekit.cli.output import Clock, progress, remark, report
 from vaekit.errors import ConfigError
 
 
@@ -35,7 +35,7 @@ def refit(
     /,
     *,
     out: Out,
-    prior: Literal["mixture", "mixture-full", "flow", "flow-matching", "vae", "autoregressive"] = "mixture",
+    prior: Literal["mixture", "mixture-full", "flow", "flow-matching", "vae", "autoregressive", "codes"] = "mixture",
     components: Count | None = None,
     epochs: Annotated[float | None, Parameter(validator=above_0)] = None,
     steps: Count | None = None,
@@ -52,15 +52,17 @@ def refit(
         model: A model folder; it stays as it is.
         data: The data that the model was trained on.
         out: The folder of the new model.
-        prior: What is fitted: a mixture of normals, a flow, flow matching, a second VAE, or an autoregressive density.
-        components: Normals of a mixture; 10 if left out.
+        prior: What is fitted: a mixture of normals, a flow, flow matching, a second VAE, or an autoregressive density; `codes`,
+            which takes minutes, for the codes of a VQ-VAE and its like.
+        components: Normals of a mixture, at most one for 20 latents, or of each factor of `autoregressive`; 10 if left out.
         epochs: Budget in passes over the latents. Mixtures need none.
-        steps: Budget in optimiser steps; 5,000 if none is given.
+        steps: Budget in optimiser steps; 5,000 if none is given, 2,000 of `codes`.
         minutes: Budget in minutes.
     """
     _check(out, force)
     from vaekit.model import load
     from vaekit.training.folder import preview
+    from vaekit.training.refit import KEPT
 
     clock, loaded = Clock(), load(model, device)
     budget = {"epochs": epochs, "steps": steps, "minutes": minutes}
@@ -78,8 +80,11 @@ def refit(
         preview(new.bundle, out)
     fit = new.bundle.training["prior_fit"]
     record = {"out": str(out), "prior_fit": fit, "metrics": new.bundle.metrics, "seconds": clock.seconds}
-    gained = f"The bound on held-out examples went from {fit['elbo_before']:.2f} to {fit['elbo']:.2f} nats"
-    report(screen, record, f"{gained}. The model is in {out}. Try `vaekit generate {out} -o samples.png`.")
+    found = f"The bound on held-out examples went from {fit['elbo_before']:.2f} to {fit['elbo']:.2f} nats"
+    advice = f" Try `vaekit generate {out} -o samples.png`." if fit["improved"] else ""
+    report(screen, record, f"{found}. The model is in {out}.{advice}")
+    for note in fit["notes"]:
+        remark(screen, note.replace(KEPT, str(model)))
     if fit.get("stopped") == "interrupted":
         raise KeyboardInterrupt(f"Interrupted: the best prior so far is in {out}.")
 

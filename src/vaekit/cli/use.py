@@ -27,7 +27,7 @@ from vaekit.cli.options import (
     at_least_2,
     parse_where,
 )
-from vaekit.cli.output import Clock, as_json, check_ending, check_form, class_folders, progress, remark, report, write
+from vaekit.cli.output import Clock, as_json, check_ending, check_form, class_folders, progress, remark, report, short, write
 from vaekit.data.output import TABLE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -52,11 +52,10 @@ def info(model: Path, /, *, screen: Screen = SCREEN) -> None:
     Args:
         model: A model folder.
     """
-    record = _load(model, "cpu").info()
-    lines = [(name, _short(value)) for name, value in record.items() if name not in ("training", "metrics")]
-    for group in ("training", "metrics"):
-        lines += [(f"{group}.{name}", _short(value)) for name, value in record[group].items() if not isinstance(value, dict)]
-    report(screen, record, lines)
+    from vaekit.cli.about import about
+
+    loaded = _load(model, "cpu")
+    report(screen, loaded.info(), about(loaded))
 
 
 def evaluate(
@@ -380,18 +379,6 @@ def _check(out: Path, force: bool, endings: tuple[str, ...] = ()) -> None:
     check_output(out, force)
 
 
-def _short(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} ({len(values)} values)" for name, values in value.items()) or "none"
-    return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def _figures(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """A line a figure, its standard error beside it; lists and what does not fit the data are left to `--json`."""
     beside = {name: name.removesuffix("_error") for name in record if name.endswith("_error")} | {"standard_error": "nll_nats"}
@@ -400,10 +387,10 @@ def _figures(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str
         if isinstance(value, Mapping):
             lines += _figures(value, f"{prefix}{name}.")
         elif name == "level_rates" and len(value) > 1:
-            lines.append((prefix + name, ", ".join(map(_short, value))))
+            lines.append((prefix + name, ", ".join(map(short, value))))
         elif value is not None and name != "warning" and not isinstance(value, list | tuple) and beside.get(name) not in record:
             error = next((record[other] for other, of in beside.items() if of == name and record.get(other) is not None), None)
-            lines.append((prefix + name, _short(value) + ("" if error is None else f" +- {error:.2g}")))
+            lines.append((prefix + name, short(value) + ("" if error is None else f" +- {error:.2g}")))
     return lines
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vaekit.data.arrayfiles import Arrays, from_mapping
-from vaekit.data.checks import constant_note, duplicates_note
+from vaekit.data.checks import constant_note, duplicates_note, few_levels_note
 from vaekit.data.dataset import Dataset, as_numpy, from_source, to_chw
 from vaekit.data.schema import UNKNOWN, Column, Schema, Source
 from vaekit.data.values import Kind, Values, ValuesName, check_array, find_values, store
@@ -67,6 +67,7 @@ def open_arrays(
     notes = (
         *arrays.notes,
         *_value_notes(xs, grid, kind, layout),
+        *(few_levels_note(grid, xs[0].dtype, kind) if levels is None else ()),
         *label_notes,
         *constant_note(x, kind),
         *duplicates_note(x, splits),

@@ -1,4 +1,5 @@
-"""What is worth a sentence before training: columns that never change, and test examples that are in the training data."""
+"""What is worth a sentence before training: columns that never change, levels that
+are not used, and test examples that are in the training data."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vaekit.data.values import chunks
+from vaekit.data.values import Values, chunks
 
 
 def constant_note(x: np.ndarray, kind: str) -> tuple[str, ...]:
@@ -18,6 +19,17 @@ def constant_note(x: np.ndarray, kind: str) -> tuple[str, ...]:
         constant &= (rows == x[0]).all(axis=0)
     num = int(constant.sum())
     return (f"{num} of {x.shape[1]} columns hold one value only.",) if num else ()
+
+
+def few_levels_note(values: Values, dtype: np.dtype, kind: str) -> tuple[str, ...]:
+    """A sentence if images have the levels of their dtype by default, and do not come near the half of them."""
+    levels, found = 256**dtype.itemsize, int(values.high)
+    if kind != "images" or dtype.kind != "u" or values.levels != levels or found >= levels // 2:
+        return ()
+    return (
+        f"The values stop at {found:,} and are taken as {levels:,} levels: `levels={found + 1}` (`--levels {found + 1}`) if "
+        "there are no more.",
+    )
 
 
 def duplicates_note(x: np.ndarray, splits: Mapping[str, np.ndarray]) -> tuple[str, ...]:

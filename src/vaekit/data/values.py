@@ -132,7 +132,7 @@ def find_values(
         if grid is None and values == "levels":
             raise DataError(
                 f"Levels must be whole numbers of a small range, or k/255; found values between {scan.low:g} and {scan.high:g} "
-                "that are not. Give the number of levels (`levels=`), or use `values='continuous'`."
+                "that are not. Give the number of levels (`levels=`, `--levels`), or use `values='continuous'`."
             )
     return _continuous(scan) if grid is None else _on_grid(scan, *grid)
 
@@ -264,7 +264,8 @@ def _given_grid(parts: Sequence[np.ndarray], scan: _Scan, levels: int) -> tuple[
         return levels, 0.0, 1 / (levels - 1)
     raise DataError(
         f"With levels={levels} the values must be whole numbers from 0 to {levels - 1}, or multiples of 1/{levels - 1} "
-        f"in [0, 1]; found values between {scan.low:g} and {scan.high:g} that are not. Give another `levels=`, or leave it out."
+        f"in [0, 1]; found values between {scan.low:g} and {scan.high:g} that are not. "
+        "Give another `levels=` (`--levels`), or leave it out."
     )
 
 

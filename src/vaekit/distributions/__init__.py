@@ -19,7 +19,7 @@ from vaekit.distributions.codes import (
 )
 from vaekit.distributions.continuous_bernoulli import ContinuousBernoulli
 from vaekit.distributions.counts import NegativeBinomial, Poisson, ZeroInflated
-from vaekit.distributions.divergence import centre, closed_form_kl, stopped, unit_kl
+from vaekit.distributions.divergence import centre, closed_form_kl, measures, stopped, unit_kl
 from vaekit.distributions.flow import FLOW_KINDS, FlowDistribution, make_flow
 from vaekit.distributions.heavy import HyperbolicSecant, Logistic, LogNormal, StudentT
 from vaekit.distributions.hyperbolic import WrappedNormal, mobius_add
@@ -72,6 +72,7 @@ __all__ = [
     "discretized_logistic_mean",
     "log1mexp",
     "make_flow",
+    "measures",
     "mixture_of_normals",
     "mobius_add",
     "stopped",

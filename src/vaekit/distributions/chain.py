@@ -12,7 +12,7 @@ from torch.distributions import Distribution, constraints
 
 from vaekit.component import stopped_copy
 from vaekit.distributions.affine import tempered
-from vaekit.distributions.divergence import centre, stopped
+from vaekit.distributions.divergence import centre, measures, stopped
 
 Conditional = Callable[[Tensor, Tensor | None], Distribution]
 """Maps a vector (*batch, D) and features of the condition to the distribution of the next vector, batch shape (*batch)."""
@@ -105,6 +105,11 @@ class Chain(Distribution):
             else:
                 found.append(tuple(moment[0] for moment in centre(self._given(conditional, mean[None]))))  # pyright: ignore[reportArgumentType]
         return found
+
+    def measures(self) -> frozenset[str]:
+        """Those of all parts, as far as conditionals tell it (`has_density`); see `distributions.measures`."""
+        points = any(not getattr(conditional, "has_density", True) for conditional in self.conditionals)
+        return measures(self.first) | {"mass" if points else "density"}
 
     def stopped(self) -> Chain:
         """The same with parameters that no gradient reaches; each part still depends on the value of the one before it."""

@@ -208,6 +208,10 @@ class Quantized(Distribution):
         mean = self.mean
         return mean.expand(*sample_shape, *mean.shape)
 
+    def measures(self) -> frozenset[str]:
+        """A mass; see `distributions.measures`."""
+        return frozenset({"mass"})
+
     def log_prob(self, value: Tensor) -> Tensor:
         """(*batch): 0 where `value` is the latent, -inf elsewhere."""
         own = self.layout.latent(self.vectors.detach())
@@ -299,6 +303,20 @@ class RelaxedCodes(Distribution):
         """(*batch, *Z): pi (1 - pi), of one-hot samples."""
         return self.layout.latent(self.probs * (1 - self.probs))
 
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """(*batch, D, D): of one-hot samples, flattened: diag(pi_t) - pi_t pi_t^T within a token, 0 between tokens."""
+        probs = self.probs
+        within = torch.diag_embed(probs) - probs.unsqueeze(-1) * probs.unsqueeze(-2)  # (*batch, T, V, V)
+        count = torch.arange(probs.shape[-2] * probs.shape[-1], device=probs.device)
+        place = torch.empty_like(count)  # of each number of a token in the latent
+        place[self.layout.latent(count.view(probs.shape[-2:])).flatten()] = count
+        place = place.view(probs.shape[-2:])
+        found = probs.new_zeros(*self.batch_shape, len(count), len(count))
+        rows, columns = torch.broadcast_tensors(place.unsqueeze(-1), place.unsqueeze(-2))
+        found[..., rows, columns] = within
+        return found
+
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """(*sample, *batch, *Z)."""
         log_probs = self.log_probs.expand(*sample_shape, *self.log_probs.shape)
@@ -310,6 +328,10 @@ class RelaxedCodes(Distribution):
             return self.layout.latent(soft)
         hard = torch.zeros_like(soft).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
         return self.layout.latent(hard + (soft - soft.detach()))
+
+    def measures(self) -> frozenset[str]:
+        """A mass where samples are one-hot; see `distributions.measures`."""
+        return frozenset({"mass" if self.hard else "relaxed"})
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(*batch): the log-mass of the codes."""

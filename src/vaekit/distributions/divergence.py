@@ -96,6 +96,25 @@ def _detached(value: Any) -> Any:
     return value
 
 
+def measures(distribution: Distribution) -> frozenset[str]:
+    """What `log_prob` is at a sample of each of the distribution's parts.
+
+        density    of samples that are drawn with a gradient, as of a normal
+        mass       of a point, or of codes: nothing flows through the draw but what is sent straight through it
+        relaxed    neither: samples lie between codes, and what is said of them is of the codes
+
+    A distribution that is none of the first has a method `measures()` of its own, and so has one that is made of several.
+
+    Example:
+        >>> import torch
+        >>> from vaekit.distributions import diagonal_normal
+        >>> sorted(measures(diagonal_normal(torch.zeros(2), torch.ones(2))))
+        ['density']
+    """
+    own = getattr(distribution, "measures", None)
+    return frozenset({"density"}) if own is None else own()
+
+
 def centre(distribution: Distribution) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation, each (*batch, *event), with nothing drawn.
 

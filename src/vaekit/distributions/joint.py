@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions.kl import register_kl
 
-from vaekit.distributions.divergence import centre, closed_form_kl, stopped
+from vaekit.distributions.divergence import centre, closed_form_kl, measures, stopped
 
 
 class Joint(Distribution):
@@ -76,6 +76,10 @@ class Joint(Distribution):
         """Mean and standard deviation, each (*batch, D), as each part gives them."""
         means, scales = zip(*(centre(part) for part in self.parts), strict=True)
         return self._side_by_side(means), self._side_by_side(scales)
+
+    def measures(self) -> frozenset[str]:
+        """Those of all parts; see `distributions.measures`."""
+        return frozenset().union(*(measures(part) for part in self.parts))
 
     def stopped(self) -> Joint:
         """The same with parameters that no gradient reaches."""

@@ -219,7 +219,7 @@ def _angle_slope(kappa: Tensor, angle: Tensor, num_units: int) -> Tensor:
     across = 12.0 / torch.sqrt(curvature + kappa.square() / curvature.clamp_min(torch.finfo(kappa.dtype).tiny))
     before = gap > 2.0 * torch.sin(0.5 * angle).square()  # cos a > A
     reach = torch.where(before, -torch.minimum(angle, across), torch.minimum(math.pi - angle, across))
-    points, weights = (torch.tensor(n, dtype=angle.dtype, device=angle.device) for n in _gauss_legendre(_NODES))
+    points, weights = _gauss_legendre(_NODES, angle.dtype, angle.device)
     step = reach.unsqueeze(-1) * points
     fall = -2.0 * torch.sin(angle.unsqueeze(-1) + 0.5 * step) * torch.sin(0.5 * step)  # cos x - cos a
     log_ratio = kappa.unsqueeze(-1) * fall
@@ -231,7 +231,8 @@ def _angle_slope(kappa: Tensor, angle: Tensor, num_units: int) -> Tensor:
 
 
 @functools.cache
-def _gauss_legendre(num: int) -> tuple[list[float], list[float]]:
-    """Points and weights on [0, 1]."""
+def _gauss_legendre(num: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Points and weights on [0, 1], which are brought to a device once: a copy in every backward pass would wait for it."""
     points, weights = np.polynomial.legendre.leggauss(num)
-    return (0.5 * (points + 1.0)).tolist(), (0.5 * weights).tolist()
+    with torch.inference_mode(False):
+        return tuple(torch.tensor(n, dtype=dtype, device=device) for n in (0.5 * (points + 1.0), 0.5 * weights))  # pyright: ignore[reportReturnType]

@@ -19,7 +19,6 @@ from vaekit.distributions import Joint, diagonal_normal
 from vaekit.distributions.affine import Affine
 from vaekit.errors import ConfigError
 from vaekit.inference import MAX_ELEMENTS, Inputs, Progress, prepare, relative_variance, seeded
-from vaekit.posteriors import Deterministic
 from vaekit.storage import Bundle
 from vaekit.types import Trace
 from vaekit.vae import LatentModel, masked_log_prob
@@ -170,8 +169,8 @@ def _summary(parts: list[_Part], num_steps: int, num_chains: int, num_samples: i
 
 
 def is_point(vae: LatentModel) -> bool:
-    """Whether the posterior is a single point an example, so that no bound is one on log p(x|c)."""
-    return isinstance(getattr(vae, "posterior", None), Deterministic)
+    """Whether the posterior, or a part of it, is a single point an example, so that no bound is one on log p(x|c)."""
+    return not getattr(getattr(vae, "posterior", None), "has_density", True)
 
 
 @contextmanager
@@ -229,7 +228,7 @@ class _Run:
         self.inputs, self.num_leapfrogs = inputs, num_leapfrogs
         with torch.no_grad():
             self.trace: Trace = vae(inputs.x, condition=inputs.condition, mask=inputs.mask)
-            _check(self.trace)
+            _check(self.trace, vae)
             mean, scale = vae.encode_flat(inputs.x, condition=inputs.condition, mask=inputs.mask)
             scale = scale.clamp_min(1e-4)
             narrow = scale.reciprocal().square()
@@ -315,7 +314,7 @@ class _Run:
         return log_weights, (accepted / max(1, len(steps) - 1)).cpu().double()
 
 
-def _check(trace: Trace) -> None:
+def _check(trace: Trace, vae: LatentModel) -> None:
     """Refuses latents that chains cannot walk through.
 
     Raises:
@@ -329,7 +328,7 @@ def _check(trace: Trace) -> None:
         if not _is_real(latent.prior):
             raise ConfigError(
                 "Annealed importance sampling must have a prior whose density is known on all of R^D, got "
-                f"{type(latent.prior).__name__}: its latents are discrete or bounded, or its density is an estimate. Use the "
+                f"{getattr(vae, 'prior', vae).registered_name}: its latents are discrete or bounded, or its density is an estimate. Use the "
                 "K-sample bound with more samples."
             )
         if len(latent.prior.batch_shape) > 1:

@@ -27,8 +27,8 @@ FEW = 10.0
 
 _SHARE_OF_WARNING = 0.1
 _NO_BOUND = (
-    "The posterior is a point, which has no density: `nll_nats` is -log p(x, z) at it and bounds nothing. Use annealed "
-    "importance sampling for log p(x)."
+    "The posterior, or a part of it, is a point, which has no density: `nll_nats` is -log p(x, z) at it and bounds nothing. "
+    "Use annealed importance sampling for log p(x)."
 )
 
 

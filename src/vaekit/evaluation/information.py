@@ -12,8 +12,8 @@ from torch.distributions import Distribution
 
 from vaekit.component import device_of, full_precision
 from vaekit.data.dataset import Dataset, spaced
+from vaekit.evaluation.annealing import is_point
 from vaekit.inference import MAX_ELEMENTS, prepare, seeded
-from vaekit.posteriors.deterministic import Point
 from vaekit.storage import Bundle
 
 _BLOCK = 256
@@ -74,7 +74,7 @@ def information(bundle: Bundle, dataset: Dataset, *, num_examples: int = 2048, s
         The estimates, or None for fewer than two examples, and where q has no density or not one that is finite.
     """
     dataset = dataset.select(spaced(len(dataset), num_examples)) if len(dataset) > num_examples else dataset
-    if len(dataset) < 2:
+    if len(dataset) < 2 or is_point(bundle.vae):  # a point's log q is 0 everywhere
         return None
     with seeded(seed, device_of(bundle.vae)), torch.inference_mode(), full_precision():
         try:
@@ -101,8 +101,6 @@ class _Parts:
             trace = bundle.vae(inputs.x, condition=inputs.condition, mask=inputs.mask)
             first = trace.latents[0]
             self.whole = len(trace.latents) == 1
-            if isinstance(first.posterior, Point):  # whose log q is 0 everywhere
-                raise NotImplementedError
             self.samples.append(first.z[0])
             self.posteriors.append(first.posterior)
             self.priors.append(None if first.prior.batch_shape else first.log_p[0].cpu().double())

@@ -29,6 +29,9 @@ class Likelihood(Component, abc.ABC):
     discrete = False
     """Whether p is a mass over whole levels (bits per dimension are defined) or a density."""
 
+    twice_differentiable = True
+    """Whether the gradient of log p has a gradient, which posteriors that differentiate through steps of their own ask for."""
+
     def __init__(
         self, network: Component, shape: Sequence[int], num_parameters: int, positions: tuple[int, ...] | None = None
     ) -> None:

@@ -44,6 +44,7 @@ class DiscretizedLogisticMixture(Likelihood):
     """
 
     discrete = True
+    twice_differentiable = False  # its gradient is written by hand
 
     def __init__(self, network: Component, shape: Sequence[int], levels: int = 256, num_components: int = 10) -> None:
         if not 2 <= levels <= 65536:

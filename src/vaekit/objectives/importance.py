@@ -21,7 +21,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vaekit.distributions import stopped
+from vaekit.distributions import measures, stopped
 from vaekit.errors import ConfigError
 from vaekit.objectives.base import Bound, Objective, bound_of, log_mean_weight, one_level, rate
 from vaekit.types import Trace
@@ -36,6 +36,10 @@ class IWAE(Objective):
     Tighter than the ELBO and rising with K to log p(x).
     Burda, Grosse, Salakhutdinov, "Importance weighted autoencoders" (2016), equation 8.
 
+    Raises:
+        ConfigError: when called, for relaxed samples, as those of `posteriors.GumbelSoftmax` are in training: the weights of
+            what lies between codes are no ratio of densities. Those of codes, in evaluation, are one of masses.
+
     Example:
         >>> IWAE().spec()
         {'type': 'objectives.IWAE'}
@@ -43,6 +47,7 @@ class IWAE(Objective):
 
     def forward(self, trace: Trace, step: int | None = None) -> Bound:
         """The negative K-sample bound; its gradient by automatic differentiation through the samples."""
+        _check_weights(trace, "IWAE")
         bound = log_mean_weight(trace).mean()
         return bound_of(trace, -bound, rate(trace), k_sample_bound=bound)
 
@@ -63,7 +68,8 @@ class DReG(Objective):
     Tucker, Lawson, Gu, Maddison, "Doubly reparameterized gradient estimators for Monte Carlo objectives" (2019).
 
     Raises:
-        ConfigError: when called, for a trace of several levels: the path through an upper level would be scaled twice.
+        ConfigError: when called, for a trace of several levels: the path through an upper level would be scaled twice. For
+            latents that are not reparameterised (points, codes and relaxed codes), of which the identity does not hold.
 
     Example:
         >>> DReG().spec()
@@ -73,6 +79,7 @@ class DReG(Objective):
     def forward(self, trace: Trace, step: int | None = None) -> Bound:
         """The negative K-sample bound, as a value with the gradient above."""
         one_level(trace, "DReG", _JOINT)
+        _check_weights(trace, "DReG", path=True)
         trace = _through_samples(trace)
         weights = torch.softmax(trace.log_weights.detach(), dim=0)
         _scale_gradient(trace.latents[0].z, weights)
@@ -95,6 +102,9 @@ class StickingTheLanding(Objective):
     Roeder, Wu, Duvenaud, "Sticking the landing: simple, lower-variance gradient estimators for variational inference"
     (2017), section 3.
 
+    Raises:
+        ConfigError: when called, for latents that are not reparameterised: points, codes and relaxed codes.
+
     Example:
         >>> StickingTheLanding().spec()
         {'type': 'objectives.StickingTheLanding'}
@@ -102,6 +112,7 @@ class StickingTheLanding(Objective):
 
     def forward(self, trace: Trace, step: int | None = None) -> Bound:
         """The negative sampled ELBO, whose gradient reaches the posterior through the samples only."""
+        _check_weights(trace, "StickingTheLanding", path=True)
         trace = _through_samples(trace)
         return bound_of(trace, -trace.log_weights.mean(), rate(trace))
 
@@ -116,7 +127,7 @@ class MIWAE(Objective):
         num_groups: M, a divisor of K. A trace of one sample, as validation has it by default, is one group.
 
     Raises:
-        ConfigError: for fewer than one group; when called, where M does not divide K.
+        ConfigError: for fewer than one group; when called, where M does not divide K, or for relaxed samples (see `IWAE`).
 
     Example:
         >>> MIWAE(num_groups=4).spec()
@@ -129,6 +140,7 @@ class MIWAE(Objective):
 
     def forward(self, trace: Trace, step: int | None = None) -> Bound:
         """The negative mean of the groups' bounds."""
+        _check_weights(trace, "MIWAE")
         bound = _group_bound(_grouped(trace.log_weights, self.num_groups)).mean()
         k_sample_bound = log_mean_weight(trace).detach().mean()
         return bound_of(trace, -bound, rate(trace), group_bound=bound, k_sample_bound=k_sample_bound)
@@ -145,7 +157,7 @@ class CIWAE(Objective):
         beta: weight of the ELBO, in [0, 1].
 
     Raises:
-        ConfigError: for a weight outside.
+        ConfigError: for a weight outside; when called, for relaxed samples (see `IWAE`).
 
     Example:
         >>> CIWAE(beta=0.05).spec()
@@ -160,6 +172,7 @@ class CIWAE(Objective):
 
     def forward(self, trace: Trace, step: int | None = None) -> Bound:
         """The negative mixture of the ELBO and the K-sample bound."""
+        _check_weights(trace, "CIWAE")
         rates, k_sample_bound = rate(trace), log_mean_weight(trace).mean()
         elbo = trace.log_likelihood.mean() - rates.mean()
         loss = -(self.beta * elbo + (1 - self.beta) * k_sample_bound)
@@ -181,7 +194,8 @@ class PIWAE(Objective):
         num_groups: M, a divisor of K. A trace of one sample, as validation has it by default, is one group.
 
     Raises:
-        ConfigError: for fewer than one group; when called, where M does not divide K, or for a trace of several levels.
+        ConfigError: for fewer than one group; when called, where M does not divide K, for a trace of several levels, or for
+            latents that are not reparameterised: points, codes and relaxed codes.
 
     Example:
         >>> PIWAE(num_groups=8).spec()
@@ -195,6 +209,7 @@ class PIWAE(Objective):
     def forward(self, trace: Trace, step: int | None = None) -> Bound:
         """The value of the negative K-sample bound, with the gradients above."""
         posterior = one_level(trace, "PIWAE", _JOINT).posterior
+        _check_weights(trace, "PIWAE", path=True)
         trace = _through_samples(trace)
         z, log_weights = trace.latents[0].z, trace.log_weights.detach()
         groups = _grouped(log_weights, self.num_groups)
@@ -207,6 +222,25 @@ class PIWAE(Objective):
         score = _gradient_of(log_b.exp(), posterior.log_prob(z.detach()))
         loss = -(bound + (gradient - score).mean())
         return bound_of(trace, loss, rate(trace), k_sample_bound=bound, group_bound=group_bound)
+
+
+def _check_weights(trace: Trace, objective: str, path: bool = False) -> None:
+    """Refuses weights that are none, and with `path` gradients through samples that have no density, where any are asked for.
+
+    Raises:
+        ConfigError: if a level's samples are relaxed; with `path`, if they are points or codes.
+    """
+    found = frozenset[str]().union(*(measures(latent.posterior) for latent in trace.latents))
+    if "relaxed" in found:
+        raise ConfigError(
+            f"{objective} must weigh samples by their densities, got relaxed codes, whose log q is no density of them. Use "
+            "`objectives.ELBO`."
+        )
+    if path and "mass" in found and torch.is_grad_enabled():
+        raise ConfigError(
+            f"{objective} must have latents with a density, for its gradient goes through their samples, got points or codes. "
+            "Use `objectives.ELBO`."
+        )
 
 
 def _through_samples(trace: Trace) -> Trace:

@@ -23,9 +23,10 @@ class DIP(Objective):
         ii    C = E_x[Cov_q(z|x)] + Cov_x[mean(x)], of the samples
 
     Where q has no closed moments, the mean is what `distributions.centre` gives, and the covariance of the samples is taken
-    over the K B samples themselves. Covariances are means over the batch of products of deviations, without the correction
-    for small batches. Kumar, Sattigeri, Balakrishnan, "Variational inference of disentangled latent concepts from
-    unlabeled observations" (2018). Published comparisons set lambda_diag = 10 lambda_off for `i`, and both equal for `ii`.
+    over the K B samples themselves. Of codes, samples are the one-hot ones. Covariances are means over the batch of products of
+    deviations, without the correction for small batches. Kumar, Sattigeri, Balakrishnan, "Variational inference of
+    disentangled latent concepts from unlabeled observations" (2018). Published comparisons set lambda_diag = 10 lambda_off for
+    `i`, and both equal for `ii`.
 
     Args:
         lambda_off: weight of the covariances, >= 0.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,33 @@ from vaekit.types import as_network
 
 
 class Posterior(Component, abc.ABC):
-    """A module whose call returns q(z|x, c) over latents of shape `shape`."""
+    """A module whose call returns q(z|x, c) over latents of shape `shape`.
+
+    What it says of itself lets a model refuse what it cannot go with: a prior over another space, or one that would take a
+    point for a density.
+    """
 
     shape: tuple[int, ...]
+
+    space: str = "real"
+    """The space that a latent is in: `real`, `positive`, or one that names its size and whatever else makes two of it the same,
+    such as `sphere(3)`."""
+
+    has_density: bool = True
+    """Whether log q is a density over that space, or over codes a mass; not where all mass is at one point of R^D."""
+
+    differentiates: int = 0
+    """How many times training differentiates the likelihood to find q: 1 by gradient steps, 2 through them."""
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """(D,): the space that each number of a latent belongs to; it must be that of the prior."""
+        return (self.space,) * math.prod(self.shape)
+
+    @property
+    def refines(self) -> bool:
+        """Whether `refine` does anything."""
+        return type(self).refine is not Posterior.refine
 
     @abc.abstractmethod
     def forward(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> Distribution:
@@ -58,6 +83,16 @@ class NormalPosterior(Posterior, abc.ABC):
         """(..., num_parameters, D), in float32 or better: a reduced precision ends before the density."""
         raw = self.head(self.network(x, condition, mask))
         return raw if raw.dtype == torch.float64 else raw.float()
+
+
+def check_unrefined(parts: Sequence[Posterior], owner: str) -> None:
+    """Raises a ConfigError if a part refines itself, where nothing would ask it to."""
+    for part in parts:
+        if getattr(part, "refines", False):
+            raise ConfigError(
+                f"The parts of a {owner} must not refine themselves, got a {type(part).__name__}. Refine the whole of it "
+                "(`Hamiltonian` takes one of normals), or give the posterior within."
+            )
 
 
 def positive(raw: Tensor) -> Tensor:

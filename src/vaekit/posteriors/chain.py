@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vaekit import distributions
 from vaekit.errors import ConfigError
-from vaekit.posteriors.base import Posterior
+from vaekit.posteriors.base import Posterior, check_unrefined
 
 
 class Chain(Posterior):
@@ -23,7 +23,7 @@ class Chain(Posterior):
             given the condition.
 
     Raises:
-        ConfigError: for no posteriors, or one whose latent is no vector.
+        ConfigError: for no posteriors, or one whose latent is no vector, or that refines itself.
 
     Example:
         >>> import torch
@@ -40,9 +40,16 @@ class Chain(Posterior):
         if not posteriors or any(len(part.shape) != 1 for part in posteriors):
             shapes = [tuple(part.shape) for part in posteriors]
             raise ConfigError(f"`posteriors` must be over vectors, got latents of shapes {shapes}. Give at least one.")
+        check_unrefined(posteriors, "Chain")
         self.posteriors = nn.ModuleList(posteriors)
+        self.has_density = all(part.has_density for part in posteriors)
         self.widths = [part.shape[0] for part in posteriors]
         self.shape = (sum(self.widths),)
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """Those of the parts, end to end."""
+        return tuple(space for part in self.posteriors if isinstance(part, Posterior) for space in part.spaces)
 
     def forward(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> distributions.Chain:
         """q(z|x, c), batch shape (B,)."""

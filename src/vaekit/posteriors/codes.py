@@ -30,6 +30,7 @@ class CodePosterior(Posterior, abc.ABC):
         super().__init__()
         self.network, self.num_codes, self.layout = network, num_codes, layout
         self.shape, self.num_tokens = layout.shape, layout.num_tokens
+        self.space = f"codes({num_codes} at each of {self.num_tokens})"
         self.head = as_network(network, type(self).__name__).make_head(1, layout.layer)
 
     def vectors_at(self, x: Tensor, condition: Tensor | None, mask: Tensor | None) -> Tensor:
@@ -339,7 +340,8 @@ class GumbelSoftmax(CodePosterior):
 
     and the posterior counts the steps itself. The rate is that of the categoricals, T log V less their entropy under
     `priors.UniformCodes`. In evaluation samples are one-hot, so figures are those of the discrete model, and bounds on it.
-    `objectives.ELBO` trains it.
+    `objectives.ELBO` trains it. Objectives of several weighted samples, such as `IWAE`, refuse relaxed ones, of which log q is
+    no density.
 
     Jang, Gu, Poole, "Categorical reparameterization with Gumbel-softmax" (2017); Maddison, Mnih, Teh, "The concrete
     distribution" (2017). Departure from the latter: the rate is not that of relaxed densities.

@@ -59,6 +59,10 @@ class Point(Distribution):
         """As `rsample`, without a gradient."""
         return self.rsample(sample_shape).detach()
 
+    def measures(self) -> frozenset[str]:
+        """A mass; see `distributions.measures`."""
+        return frozenset({"mass"})
+
     def log_prob(self, value: Tensor) -> Tensor:
         """(*sample, *batch): zeros, whatever the value is."""
         return value.new_zeros(value.shape[: value.dim() - len(self.event_shape)])
@@ -84,6 +88,8 @@ class Deterministic(NormalPosterior):
         >>> Deterministic(MLP(3, [8]), num_latents=2)(torch.zeros(5, 3)).rsample((7,)).shape
         torch.Size([7, 5, 2])
     """
+
+    has_density = False
 
     def __init__(self, network: Component, num_latents: int) -> None:
         super().__init__(network, num_latents, num_parameters=1)

@@ -83,18 +83,19 @@ class Hamiltonian(Posterior):
     A step has the size e_d for unit d; it kicks the momentum r by -(e / 2) grad U(z), moves z by e r, and kicks again. Momenta
     start hot, r_0 = g_0 / sqrt(b_0) with g_0 ~ N(0, I), and after step t they are multiplied by sqrt(b_(t-1) / b_t), where
     1 / sqrt(b_t) = (1 - 1 / sqrt(b_0)) t^2 / T^2 + 1 / sqrt(b_0). The sizes e and b_0 are learned with the rest. Costs T + 1
-    gradients of the likelihood a sample; the likelihood must be differentiable twice (the mixture of logistics is not).
+    gradients of the likelihood a sample; the likelihood must be differentiable twice (the mixture of logistics is not, and
+    `VAE` refuses it).
 
     Caterini, Doucet, Sejdinovic, "Hamiltonian variational auto-encoder" (2018), section 3 and equation 11.
 
     Args:
-        posterior: gives the start.
+        posterior: gives the start, a density over R^D; one that refines itself does so first.
         steps: T >= 1.
         step_size: e at the start, > 0.
         temperature: 1 / b_0 at the start, >= 1; 1 is no tempering, then or later.
 
     Raises:
-        ConfigError: for a number out of range.
+        ConfigError: for a number out of range, or a start that has no density over R^D, such as a point, codes or a direction.
 
     Example:
         >>> from vaekit.networks import MLP
@@ -106,6 +107,8 @@ class Hamiltonian(Posterior):
         torch.Size([7, 5, 2])
     """
 
+    differentiates = 2
+
     def __init__(self, posterior: Posterior, steps: int = 3, step_size: float = 0.05, temperature: float = 1.5) -> None:
         super().__init__()
         if steps < 1 or not step_size > 0 or not temperature >= 1:
@@ -115,6 +118,11 @@ class Hamiltonian(Posterior):
             )
         if len(posterior.shape) != 1:
             raise ConfigError(f"`posterior` must have a vector as its latent, got the shape {posterior.shape}. Flatten it.")
+        if set(posterior.spaces) != {"real"} or not posterior.has_density:
+            raise ConfigError(
+                "`posterior` must have a density over all real numbers, as its samples are moved anywhere, got a "
+                f"{type(posterior).__name__}. Give one such as `DiagonalNormal`."
+            )
         self.posterior, self.shape = posterior, posterior.shape
         self.steps, self.step_size, self.temperature = steps, step_size, temperature
         self.raw_step = nn.Parameter(torch.full(posterior.shape, math.log(math.expm1(step_size))))
@@ -130,7 +138,8 @@ class Hamiltonian(Posterior):
         self.posterior.initialize(x, condition, mask)
 
     def refine(self, q: Distribution, log_joint: Callable[[Tensor], Tensor]) -> Evolved:
-        """The distribution of the moved samples; see `Posterior.refine`."""
+        """The distribution of the moved samples of the start, after its own steps; see `Posterior.refine`."""
+        q = self.posterior.refine(q, log_joint)
         learning = torch.is_grad_enabled()
 
         def gradient(z: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vaekit.distributions import Joint as JointDistribution
 from vaekit.errors import ConfigError
-from vaekit.posteriors.base import Posterior
+from vaekit.posteriors.base import Posterior, check_unrefined
 
 
 class Joint(Posterior):
@@ -21,7 +21,7 @@ class Joint(Posterior):
         parts: posteriors over vectors.
 
     Raises:
-        ConfigError: for no parts, or a part whose latent is no vector.
+        ConfigError: for no parts, or a part whose latent is no vector, or that refines itself.
 
     Example:
         >>> from vaekit.networks import MLP
@@ -35,8 +35,15 @@ class Joint(Posterior):
         if not parts or any(len(part.shape) != 1 for part in parts):
             shapes = [tuple(part.shape) for part in parts]
             raise ConfigError(f"`parts` must be posteriors over vectors, got latents of shapes {shapes}. Give at least one.")
+        check_unrefined(parts, "Joint")
         self.parts = nn.ModuleList(parts)
+        self.has_density = all(part.has_density for part in parts)
         self.shape = (sum(part.shape[0] for part in parts),)
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """Those of the parts, end to end."""
+        return tuple(space for part in self.parts if isinstance(part, Posterior) for space in part.spaces)
 
     def forward(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> JointDistribution:
         """prod_i q_i(z_i|x, c), batch shape (B,)."""

@@ -31,6 +31,8 @@ class Gamma(NormalPosterior):
         True
     """
 
+    space = "positive"
+
     def __init__(self, network: Component, num_latents: int) -> None:
         super().__init__(network, num_latents, num_parameters=2)
 

@@ -36,8 +36,9 @@ class SemiAmortized(Posterior):
         steps: T >= 1.
         learning_rate: > 0.
         num_samples: how many points a step takes, an even number from 2 to 2 D.
-        unroll: whether training differentiates through the steps, as in the paper, which takes the memory of T likelihoods. If
-            not, the gradient at the end is handed to the start as it is, as if the steps had added a constant.
+        unroll: whether training differentiates through the steps, as in the paper, which takes the memory of T likelihoods, and
+            one that is differentiable twice. If not, the gradient at the end is handed to the start as it is, as if the steps
+            had added a constant.
         max_norm: bound of each example's gradient, > 0.
 
     Raises:
@@ -81,6 +82,7 @@ class SemiAmortized(Posterior):
         self.posterior, self.shape = posterior, posterior.shape
         self.steps, self.learning_rate, self.num_samples = steps, learning_rate, num_samples
         self.unroll, self.max_norm = unroll, max_norm
+        self.differentiates = 2 if unroll else 1
         self.register_buffer("points", _directions(units), persistent=False)
 
     def forward(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> Independent:

@@ -40,6 +40,7 @@ class VonMisesFisher(NormalPosterior):
         super().__init__(network, num_latents, num_parameters=1)
         if num_latents < 2:
             raise ConfigError("`num_latents` of a sphere must be at least 2, got 1. Use 2 for a circle.")
+        self.space = f"sphere({num_latents})"
         self.concentration_head = as_network(network, type(self).__name__).make_head(1, (1,))
 
     def forward(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> sphere.VonMisesFisher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,17 @@ class Prior(Component, abc.ABC):
     """A module whose call returns p(z|c) over latents of shape `shape`."""
 
     shape: tuple[int, ...]
+
+    space: str = "real"
+    """The space that a latent is in, in the words of `Posterior.space`."""
+
+    made_of_posterior: bool = False
+    """Whether it cannot do without the model's posterior, which `bind` gives."""
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """(D,): the space that each number of a latent belongs to; it must be that of the posterior."""
+        return (self.space,) * math.prod(self.shape)
 
     @abc.abstractmethod
     def forward(self, condition: Tensor | None = None, temperature: float = 1.0) -> Distribution:

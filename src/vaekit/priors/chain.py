@@ -24,7 +24,8 @@ class Chain(Prior):
             `posteriors.DiagonalNormal`, whose network reads what is right of the bar. All are given the condition.
 
     Raises:
-        ConfigError: if a part is not over vectors.
+        ConfigError: if a part is not over vectors, the top is made of the model's posterior (as `Vamp` is), or a conditional is
+            a point, over codes, or one that refines itself.
 
     Example:
         >>> import torch
@@ -44,9 +45,30 @@ class Chain(Prior):
             raise ConfigError(
                 f"The parts of a Chain must be over vectors, got latents of shapes {shapes}. Give such as normals."
             )
+        if top.made_of_posterior:
+            raise ConfigError(
+                f"The top of a Chain must not be made of the model's posterior, got a {type(top).__name__}: that one is over "
+                "all levels, and the top over the highest alone. Use a `MixtureOfNormals` or a `Flow`."
+            )
+        for part in conditionals:
+            if not getattr(part, "has_density", True) or getattr(part, "space", "real").startswith("codes"):
+                raise ConfigError(
+                    f"The conditionals of a Chain must have densities, got a {type(part).__name__}. Use `DiagonalNormal`."
+                )
+            if getattr(part, "refines", False):
+                raise ConfigError(
+                    f"The conditionals of a Chain must not refine themselves, got a {type(part).__name__}. Give the one within."
+                )
         self.top, self.conditionals = top, nn.ModuleList(conditionals)
         self.widths = [shape[0] for shape in shapes if shape is not None]
         self.shape = (sum(self.widths),)
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """Those of z_1, ..., z_L, end to end."""
+        parts = [self.top, *self.conditionals]
+        known = [getattr(part, "spaces", ("real",) * width) for part, width in zip(parts, self.widths, strict=True)]
+        return tuple(space for spaces in reversed(known) for space in spaces)
 
     def forward(self, condition: Tensor | None = None, temperature: float = 1.0) -> distributions.Chain:
         """p(z|c), with every level's scales multiplied by the temperature."""

@@ -27,6 +27,7 @@ class CodePrior(Prior, abc.ABC):
     """
 
     posterior: Quantizer
+    made_of_posterior = True
 
     def __init__(self, shape: int | Sequence[int], num_codes: int, num_tokens: int) -> None:
         super().__init__()
@@ -37,6 +38,7 @@ class CodePrior(Prior, abc.ABC):
                 f"{self.shape}, {num_tokens} and {num_codes}. Give those of the posterior."
             )
         self.num_codes, self.num_tokens = num_codes, num_tokens
+        self.space = f"codes({num_codes} at each of {num_tokens})"
 
     def bind(self, posterior: Callable[..., Distribution]) -> None:
         """Takes the posterior, whose codes these are.

@@ -18,6 +18,12 @@ from vaekit.priors.base import Prior, check_num_latents
 _DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
 
 
+def _count_anew(prior: nn.Module, _: Any) -> None:
+    """After loading, reads the number of stored examples."""
+    assert isinstance(prior, Exemplar)
+    prior.num = int(prior.num_stored)
+
+
 class NormalsOfOneScale(MixtureSameFamily):
     """sum_m w_m N(z; mean_m, scale^2 I), by the distances to the means, so that no tensor is M times D wide.
 
@@ -38,10 +44,7 @@ class NormalsOfOneScale(MixtureSameFamily):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """(*batch): the log-density of `x` (*batch, D)."""
-        flat = x.reshape(-1, x.shape[-1])
-        # Differences, not products: near a mean, the expanded square would lose all its digits.
-        distance = torch.cdist(flat, self.means, compute_mode="donot_use_mm_for_euclid_dist")
-        square = distance.reshape(*x.shape[:-1], len(self.means)).square()
+        square = _square_distance(x.reshape(-1, x.shape[-1]), self.means).reshape(*x.shape[:-1], len(self.means))
         constant = x.shape[-1] * (self.scale.log() + 0.5 * math.log(2 * math.pi))
         terms = self.mixture_distribution.logits - 0.5 * square / self.scale.square()
         return torch.logsumexp(terms, dim=-1) - constant
@@ -51,6 +54,22 @@ class NormalsOfOneScale(MixtureSameFamily):
         with torch.no_grad():
             chosen = self.means[self.mixture_distribution.sample(sample_shape)]
             return chosen + self.scale * torch.randn_like(chosen)
+
+
+def _square_distance(x: Tensor, means: Tensor) -> Tensor:
+    """(N, M): |x_n - mean_m|^2 of x (N, D) and means (M, D), with derivatives of every order.
+
+    The value is that of the differences, as the expanded square loses all its digits near a mean. The derivatives are those of
+    the expanded square: they do not cancel, and `cdist` has only the first.
+    """
+    exact = torch.cdist(x.detach(), means.detach(), compute_mode="donot_use_mm_for_euclid_dist").square()
+    if not (torch.is_grad_enabled() and (x.requires_grad or means.requires_grad)):
+        return exact
+    with torch.autocast(x.device.type, enabled=False):
+        origin = means.detach().mean(0)
+        x, means = x - origin, means - origin
+        expanded = x.square().sum(-1, keepdim=True) + means.square().sum(-1) - 2 * x @ means.T
+    return expanded + (exact - expanded).detach()
 
 
 class Exemplar(Prior):
@@ -87,6 +106,7 @@ class Exemplar(Prior):
     """
 
     posterior: Callable[..., Distribution] | None = None
+    made_of_posterior = True
     exemplars: Tensor
     num_stored: Tensor
 
@@ -102,6 +122,8 @@ class Exemplar(Prior):
         self.raw_scale = nn.Parameter(torch.tensor(0.5413248546))  # softplus^-1(1)
         self.register_buffer("exemplars", torch.zeros(num_exemplars, *data_shape, dtype=_DTYPES[dtype]))
         self.register_buffer("num_stored", torch.zeros((), dtype=torch.int64))
+        self.num = 0  # as `num_stored`, which is saved; reading that one would wait for the device
+        self.register_load_state_dict_post_hook(_count_anew)
 
     @property
     def scale(self) -> Tensor:
@@ -115,7 +137,7 @@ class Exemplar(Prior):
     def forward(self, condition: Tensor | None = None, temperature: float = 1.0) -> NormalsOfOneScale:
         """The mixture about the stored examples, with its scale multiplied by the temperature."""
         self._check(condition)
-        num = int(self.num_stored)
+        num = self.num
         if num == 0:
             raise ConfigError("An Exemplar prior must have stored examples, found none. Train it, or give some to `store`.")
         assert self.posterior is not None
@@ -146,6 +168,7 @@ class Exemplar(Prior):
         self.exemplars.zero_()
         self.exemplars[:num] = rows if self.exemplars.is_floating_point() else rows.round().clamp(0, 255).to(torch.uint8)
         self.num_stored.fill_(num)
+        self.num = num
 
     def initialize(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Stores examples of the batch, those of which nothing is missing.

@@ -38,6 +38,7 @@ class WrappedNormal(Prior):
             raise ConfigError(f"`curvature` and `scale` must be > 0, got {curvature} and {scale}. Use 1 and 1.")
         self.shape = (check_num_latents(num_latents),)
         self.curvature, self.scale = curvature, scale
+        self.space = f"ball({num_latents}, c={float(curvature)})"
         self.register_buffer("zero", torch.zeros(num_latents), persistent=False)
 
     def forward(self, condition: Tensor | None = None, temperature: float = 1.0) -> WrappedNormalDistribution:

@@ -27,6 +27,7 @@ class Gamma(Prior):
         -2.6137
     """
 
+    space = "positive"
     concentration_of: Tensor
 
     def __init__(self, num_latents: int, concentration: float = 1.0, rate: float = 1.0) -> None:

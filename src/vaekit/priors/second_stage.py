@@ -86,7 +86,7 @@ class SecondStage(Prior):
         num_samples: K.
 
     Raises:
-        ConfigError: for less than one sample, or parts that do not fit together.
+        ConfigError: for less than one sample, parts that do not fit together, or a posterior that is a point or refines itself.
 
     Example:
         >>> from vaekit import likelihoods, networks, posteriors, priors
@@ -110,9 +110,19 @@ class SecondStage(Prior):
                 f"Prior and posterior of a second stage must share the shape of u, and its likelihood have that of z, got "
                 f"{prior.shape}, {shapes[0]} and {shapes[1]}. Give both the same number of latents."
             )
+        if not getattr(posterior, "has_density", True) or getattr(posterior, "refines", False):
+            raise ConfigError(
+                "The posterior of a second stage must have a density and must not refine itself, as nothing asks it to, got a "
+                f"{type(posterior).__name__}. Use `DiagonalNormal`."
+            )
+        prior.bind(posterior)
+        if prior.spaces != getattr(posterior, "spaces", prior.spaces):
+            raise ConfigError(
+                f"Prior and posterior of a second stage must be over one space, got a {type(prior).__name__} and a "
+                f"{type(posterior).__name__}. Use `StandardNormal` and `DiagonalNormal`."
+            )
         self.prior, self.posterior, self.likelihood = prior, posterior, likelihood
         self.shape, self.num_samples = tuple(shapes[1]), num_samples
-        prior.bind(posterior)
 
     def forward(self, condition: Tensor | None = None, temperature: float = 1.0) -> Marginal:
         """The marginal of z, the same for every condition."""

@@ -35,6 +35,7 @@ class UniformSphere(Prior):
         if check_num_latents(num_latents) < 2:
             raise ConfigError("`num_latents` of a sphere must be at least 2, got 1. Use 2 for a circle.")
         self.shape = (num_latents,)
+        self.space = f"sphere({num_latents})"
         self.register_buffer("zero", torch.zeros(num_latents), persistent=False)
 
     def forward(self, condition: Tensor | None = None, temperature: float = 1.0) -> sphere.UniformSphere:

@@ -28,6 +28,7 @@ class Vamp(Prior):
 
     Where the data have a range the pseudo-inputs stay in it, u = low + (high - low) sigmoid(v). Training starts them at
     examples. Departure: the paper clips to the range (hardtanh), where what leaves it has no gradient.
+    The posterior must have a density; over another space than R^D, such as a sphere, the prior has no temperature but 1.
     Where the posterior refines itself example by example, the components are the unrefined ones.
 
     Args:
@@ -39,7 +40,8 @@ class Vamp(Prior):
 
     Raises:
         ConfigError: for fewer than one latent or pseudo-input, an empty shape, or a range that does not rise; and when it is
-            called without a model's posterior.
+            called without a model's posterior; when bound, for a posterior that is a point or over codes, of which no mixture
+            is a density.
 
     Example:
         >>> from vaekit.networks import MLP
@@ -51,6 +53,7 @@ class Vamp(Prior):
     """
 
     posterior: Callable[..., Distribution] | None = None
+    made_of_posterior = True
 
     def __init__(
         self,
@@ -77,8 +80,23 @@ class Vamp(Prior):
         self.pseudo_condition = nn.Parameter(torch.randn(num_pseudo_inputs, condition_features)) if condition_features else None
 
     def bind(self, posterior: Callable[..., Distribution]) -> None:
-        """Keeps the posterior."""
+        """Keeps the posterior.
+
+        Raises:
+            ConfigError: if it has no density: a mixture of points, or of masses of codes, is nothing to compare latents with.
+        """
+        codes = any(space.startswith("codes") for space in getattr(posterior, "spaces", ()))
+        if codes or not getattr(posterior, "has_density", True):
+            raise ConfigError(
+                f"A Vamp prior must be made of a posterior that has a density, got {type(posterior).__name__}. Use a "
+                "`MixtureOfNormals` for points, or `CategoricalCodes` for codes."
+            )
         self.keep(posterior)
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """Those of the posterior, once there is one."""
+        return getattr(self.posterior, "spaces", super().spaces)
 
     def pseudo_inputs(self) -> Tensor:
         """(M, *S): u."""
@@ -91,6 +109,11 @@ class Vamp(Prior):
         """The mixture, the same for every condition; each component is drawn together about its centre by the temperature."""
         if self.posterior is None:
             raise ConfigError("A Vamp prior must have the posterior of a model, got none. Make it a part of a VAE.")
+        if temperature != 1 and set(self.spaces) != {"real"}:
+            raise ConfigError(
+                f"`temperature` must be 1 for a Vamp prior over another space than R^D, which components that are drawn "
+                f"together would leave, got {temperature}. Leave it out."
+            )
         q = tempered(self.posterior(self.pseudo_inputs(), self.pseudo_condition, None), temperature)
         weights = Categorical(logits=self.pseudo.new_zeros(len(self.pseudo), dtype=torch.float32), validate_args=False)
         return MixtureSameFamily(weights, q, validate_args=False)

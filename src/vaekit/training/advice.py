@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from vaekit.errors import TrainingError
 from vaekit.objectives import Objective
 from vaekit.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from vaekit.training.loop import Progress
 
 DIVERGED = (
     "Training must give finite gradients; around step {step} none was. The last checkpoint is whole. "
     "Start again with a lower `--learning-rate` (a third of this one), and look for extreme values with `vaekit inspect`."
 )
 
+NEVER_FINITE = (
+    "The loss on held-out examples must be finite; at no validation up to step {step} it was. "
+    "Start again with a lower `--learning-rate` (a third of this one), and look for extreme values with `vaekit inspect`."
+)
+
 COLLAPSED_RATE = 0.1
+_WORSE = 0.01
+"""The share of the loss at the start by which the best one must lie above it: short runs stay about where they began."""
 
 
 def on_validation(metrics: dict[str, float], objective: Objective, step: int, config: TrainConfig) -> dict[str, str]:
@@ -24,6 +37,25 @@ def on_validation(metrics: dict[str, float], objective: Objective, step: int, co
             "so the latent says nothing of the data. Try `--free-bits 0.1`, a warm-up (`--warm-up 2000`), or `--beta 0.5`."
         }
     return {}
+
+
+def on_end(progress: Progress) -> str | None:
+    """The warning about a run that made the model worse than it was before the first step; None for any other.
+
+    Raises:
+        TrainingError: if there were validations, and no loss was finite.
+    """
+    if not progress.validation:
+        return None
+    if not progress.best_validation:
+        raise TrainingError(NEVER_FINITE.format(step=progress.step))
+    start, best = progress.start_loss, progress.best_loss
+    if start is None or best <= start + _WORSE * abs(start):
+        return None
+    return (
+        f"Training has made the model worse: the best loss on held-out examples is {best:.6g} nats, and it was {start:.6g} "
+        "before the first step. Start again with a lower `--learning-rate` (a third of this one), or a longer budget."
+    )
 
 
 def on_report(metrics: dict[str, float]) -> dict[str, str]:

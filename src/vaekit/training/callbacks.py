@@ -31,6 +31,10 @@ class Callback:
     def on_note(self, sentence: str) -> None:
         """Something that a person should read."""
 
+    def on_warning(self, sentence: str) -> None:
+        """Something that no person should miss: a note, unless a subclass says otherwise."""
+        self.on_note(sentence)
+
     def on_end(self, progress: Progress, budget: Budget) -> None:
         """The run has ended."""
 
@@ -165,6 +169,14 @@ class Lines(Callback):
         self.say(closing_line(progress, budget))
 
 
+class Quiet(Callback):
+    """Nothing but warnings."""
+
+    def on_warning(self, sentence: str) -> None:
+        """The sentence, on standard error."""
+        print(sentence, file=sys.stderr, flush=True)
+
+
 class Live(Lines):
     """A live panel, for a terminal."""
 
@@ -241,7 +253,7 @@ class Live(Lines):
 def display(kind: str) -> list[Callback]:
     """The screen: `live`, `plain`, `quiet`, or `auto` for what fits where standard error goes."""
     if kind == "quiet":
-        return []
+        return [Quiet()]
     if kind == "live" or (kind == "auto" and sys.stderr.isatty()):
         return [Live()]
     return [Lines()]

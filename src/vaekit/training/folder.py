@@ -24,7 +24,7 @@ from vaekit.objectives import Objective
 from vaekit.storage import CONFIG_FILE, PREVIEW_FILE, Bundle, save
 from vaekit.training.config import BUDGETS, TrainConfig, differences
 from vaekit.training.loop import CHECKPOINT_FILE
-from vaekit.training.plan import Plan
+from vaekit.training.plan import Plan, same_choice
 from vaekit.types import Json
 from vaekit.vae import LatentModel
 
@@ -86,7 +86,7 @@ def read_plan(folder: Path | None, asked: Json) -> Plan:
     changed += [
         f"{name}: {told.get(name)!r} then, {value!r} now"
         for name, value in asked.items()
-        if name != "settings" and told.get(name) != value
+        if name != "settings" and not same_choice(name, told.get(name), value, saved["objective"])
     ]
     if changed:
         raise ConfigError(

@@ -95,6 +95,7 @@ class Progress:
         step: optimiser steps done.
         best_loss: the least validation loss so far.
         best_step: the step at which it was.
+        start_loss: the validation loss before the first step; None where it is not finite, or another player moves it.
         stale: validations since.
         stopped: why the run ended: `budget`, `patience` or `interrupted`; empty while it runs.
         validation: what the last validation said.
@@ -104,6 +105,7 @@ class Progress:
     step: int = 0
     best_loss: float = float("inf")
     best_step: int = 0
+    start_loss: float | None = None
     stale: int = 0
     stopped: str = ""
     validation: dict[str, float] = field(default_factory=dict)
@@ -127,11 +129,12 @@ class Agreed:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves: the best weights, where they came from, and how the run ended."""
+    """What a run leaves: the best weights, where they came from, how the run ended, and what no person should miss."""
 
     weights: dict[str, Tensor]
     progress: Progress
     seconds: float
+    warning: str | None = None
 
 
 class Trainer:
@@ -185,7 +188,7 @@ class Trainer:
         """Runs from the last checkpoint in the folder, or from the start, to the end of the budget.
 
         Raises:
-            TrainingError: if training diverged, a checkpoint cannot be written, or is of other data.
+            TrainingError: if training diverged, no validation was finite, a checkpoint cannot be written, or is of other data.
         """
         self._prepare()
         self._tell("on_start", self.progress.step, self.budget)
@@ -195,10 +198,13 @@ class Trainer:
                 self._train_step()
                 self._after_step()
         self._report()
+        warning = advice.on_end(self.progress)
         self._tell("on_end", self.progress, self.budget)
+        if warning is not None:
+            self._tell("on_warning", warning)
         self._share_buffers()
         weights = self.best_weights or self.averaged.state_dict()  # interrupted before the first validation
-        return Outcome(weights, self.progress, self.budget.elapsed)
+        return Outcome(weights, self.progress, self.budget.elapsed, warning)
 
     # ---------------------------------------------------------------- set-up
 
@@ -219,6 +225,9 @@ class Trainer:
         self.averaged = copy.deepcopy(self.vae).requires_grad_(False).eval() if self.config.ema else self.vae
         if checkpoint is not None:
             self._restore(checkpoint)
+        elif self.objective.adversary is None:
+            loss = self._validated()["loss"]
+            self.progress.start_loss = loss if math.isfinite(loss) else None
 
     def _find_checkpoint(self) -> Checkpoint | None:
         if self.folder is None or not self.resume:
@@ -333,11 +342,11 @@ class Trainer:
         progress = self.progress
         started = time.monotonic()
         self._share_buffers()
-        progress.validation = validate(self.averaged, self.transform, self.objective, self.held_out, self.config, self.fabric)
+        progress.validation = self._validated()
         loss = progress.validation["loss"]
         # A loss that another player moves does not compare over time: the last weights count as the best.
-        moving = self.objective.adversary is not None and math.isfinite(loss)
-        if moving or loss < progress.best_loss:
+        moving = self.objective.adversary is not None
+        if math.isfinite(loss) and (moving or loss < progress.best_loss):
             progress.best_loss, progress.best_step, progress.stale = loss, progress.step, 0
             progress.best_validation = progress.validation
             self.best_weights = {k: v.detach().cpu().clone() for k, v in self.averaged.state_dict().items()}
@@ -348,6 +357,10 @@ class Trainer:
         self.window.start += time.monotonic() - started
         self._tell("on_validation", progress, self.budget)
         self._advise(advice.on_validation(progress.validation, self.objective, progress.step, self.config))
+
+    def _validated(self) -> dict[str, float]:
+        """What the held-out examples say of the averaged weights."""
+        return validate(self.averaged, self.transform, self.objective, self.held_out, self.config, self.fabric)
 
     def _share_buffers(self) -> None:
         """Buffers, such as codebooks that follow their codes, are averages themselves: the averaged model has those of now."""

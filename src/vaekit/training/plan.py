@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+import inspect
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +13,7 @@ import torch
 from vaekit import __version__, recipes
 from vaekit.data.dataset import Dataset
 from vaekit.data.transforms import Transform
-from vaekit.errors import ConfigError, DataError
+from vaekit.errors import ConfigError, DataError, VaekitError
 from vaekit.objectives import ELBO, IWAE, DReG, Objective, StickingTheLanding, TotalCorrelation
 from vaekit.recipes import Recipe
 from vaekit.training.config import TrainConfig
@@ -52,7 +55,14 @@ def make_plan(
     objective: Objective | None = None,
     device: torch.device | str = "cpu",
 ) -> Plan:
-    """Chooses the parts, and lets the user's settings override the recipe's."""
+    """Chooses the parts, and lets the user's settings override the recipe's.
+
+    All parts are tried on a few examples, so that those that do not fit each other or the data are refused here.
+
+    Raises:
+        ConfigError: for an argument that cannot be, or parts that do not fit each other.
+        DataError: for data that do not fit the parts.
+    """
     settings = dict(asked["settings"])
     seed = TrainConfig.make(**settings).seed
     with torch.random.fork_rng(devices=[]):
@@ -71,18 +81,24 @@ def make_plan(
     if objective is None:
         objective, its_settings = named_objective(asked)
         settings = {**its_settings, **settings}
-    check_support(chosen, data)
     config = TrainConfig.make(**{**chosen.settings, **settings})
     reasons = list(chosen.reasons)
     if config.batch_size > len(data):
         reasons.append(f"Batch: {len(data)} examples, because there are no more; {config.batch_size} were asked for.")
         config = config.model_copy(update={"batch_size": len(data)})
+    if len(data) < _FEW_EXAMPLES:
+        reasons.append(f"Examples: {len(data)} to train on are few; the model will know them, and little of others like them.")
+    reasons += _echo(asked, config)
+    with torch.random.fork_rng(devices=[]):
+        _try_out(chosen, objective, data, config.num_samples, vae is not None)
     config, why = choose_precision(config, chosen.vae, chosen.transform, objective, data, torch.device(device))
     return Plan(chosen.vae, chosen.transform, objective, config, asked, (*reasons, *why))
 
 
 OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "total-correlation")
 _OF_ELBO: Json = {"beta": 1.0, "warm_up": 0, "free_bits": 0.0, "capacity": None}
+_FEW_EXAMPLES = 50
+_TRIED_EXAMPLES = 8
 
 
 def named_objective(asked: Json) -> tuple[Objective, Json]:
@@ -92,12 +108,12 @@ def named_objective(asked: Json) -> tuple[Objective, Json]:
         ConfigError: for a name that is not known, or arguments of the ELBO beside another one.
     """
     name = asked.get("objective") or "elbo"
-    given = {key: asked[key] for key in _OF_ELBO}
+    given = {key: asked[key] for key in _OF_ELBO if asked[key] is not None}
     if name == "elbo":
         return ELBO(**given), {}
     if name not in OBJECTIVES:
         raise ConfigError(f"`objective` must be one of {', '.join(OBJECTIVES)}; got {name!r}. Use `elbo` when in doubt.")
-    changed = [key for key, default in _OF_ELBO.items() if given[key] != default]
+    changed = [key for key, value in given.items() if value != _OF_ELBO[key]]
     allowed = ["beta"] if name == "total-correlation" else []
     foreign = [key for key in changed if key not in allowed]
     if foreign:
@@ -107,21 +123,100 @@ def named_objective(asked: Json) -> tuple[Objective, Json]:
         "iwae": (IWAE(), several),
         "dreg": (DReG(), several),
         "stl": (StickingTheLanding(), {}),
-        "total-correlation": (TotalCorrelation(**{key: given[key] for key in changed}), {}),
+        "total-correlation": (TotalCorrelation(**{key: given[key] for key in allowed if key in given}), {}),
     }
     return named[name]
 
 
-def check_support(chosen: Recipe, data: Dataset) -> None:
-    """Raises a DataError if a sample of the data lies outside the likelihood's support."""
+def same_choice(name: str, then: Any, now: Any, objective: Json) -> bool:
+    """Whether an argument of a resumed run means what it meant when the run began.
+
+    An argument of the ELBO that is left out means its default, and older runs have that default in place of None.
+
+    Args:
+        name: of the argument.
+        then: what the run was told.
+        now: what it is told on going on.
+        objective: the spec of the run's objective.
+
+    Example:
+        >>> same_choice("beta", 1.0, None, {"beta": 1.0}), same_choice("beta", None, 1.0, {"beta": 6.0})
+        (True, False)
+    """
+    if then == now or name not in _OF_ELBO:
+        return then == now
+    default = _OF_ELBO[name]
+    return then == default if now is None else then is None and now == objective.get(name, default)
+
+
+def check_own(vae: object, transform: object, objective: object) -> None:
+    """Raises a ConfigError if a part of the user's own is no such part, or is a class where one of them must be made."""
+    for name, part, base in (
+        ("vae", vae, LatentModel),
+        ("transform", transform, Transform),
+        ("objective", objective, Objective),
+    ):
+        if part is None or isinstance(part, base):
+            continue
+        found = f"the class {part.__name__}" if inspect.isclass(part) else f"a {type(part).__name__}"
+        remedy = f"Make one: `{part.__name__}(...)`." if inspect.isclass(part) else "Leave it out to have one chosen."
+        kind = {"vae": "a `VAE` or another `LatentModel`", "transform": "a `data.transforms.Transform`"}.get(
+            name, "an `Objective` or the name of one"
+        )
+        raise ConfigError(f"`{name}` must be {kind}, got {found}. {remedy}")
+
+
+def _echo(asked: Json, config: TrainConfig) -> list[str]:
+    """The objective that was asked for, with what was asked of it."""
+    given = {name: asked[name] for name in _OF_ELBO if asked[name] is not None}
+    if not asked.get("objective") and not given:
+        return []
+    details = [f"{config.num_samples} samples"] if config.num_samples > 1 else []
+    details += [f"{name.replace('_', ' ')} {value:g}" for name, value in given.items()]
+    return [f"Objective: {asked.get('objective') or 'elbo'}{' with ' + ' and '.join(details) if details else ''}, as asked."]
+
+
+def _try_out(chosen: Recipe, objective: Objective, data: Dataset, num_samples: int, own: bool) -> None:
+    """One forward pass of copies of all parts on a few examples, after the check of the likelihood's support.
+
+    Raises:
+        ConfigError: if the parts do not fit each other.
+        DataError: if the data do not fit the parts.
+    """
     rows = np.unique(
         np.linspace(0, len(data) - 1, max(1, min(len(data), 1000, 2**24 // data.schema.num_dimensions))).astype(np.int64)
     )
-    batch = data.batch(rows)
-    x = chosen.transform(batch.x)
-    problem = chosen.vae.likelihood.check(x, batch.mask)
+    batch, shape = data.batch(rows), tuple(chosen.vae.likelihood.shape)
+    if shape != tuple(data.schema.shape):
+        raise DataError(
+            f"The examples must have the shape {shape} that the `vae` is made for, found {tuple(data.schema.shape)}. "
+            "Make the `vae` for that shape, or reshape the data."
+        )
+    vae, judge = copy.deepcopy(chosen.vae).cpu().train(), copy.deepcopy(objective).cpu().train()
+    try:
+        x = copy.deepcopy(chosen.transform).cpu()(batch.x)
+        _check_support(chosen, x, batch.mask)
+        vae.initialize(x, batch.mask, vae.condition_of(batch.columns, len(x)))
+        few = data.batch(rows[:_TRIED_EXAMPLES])
+        condition = vae.condition_of(few.columns, len(few.x))
+        trace = vae(x[:_TRIED_EXAMPLES], condition=condition, mask=few.mask, num_samples=num_samples)
+        judge(replace(trace, num_data=len(data)), 0)
+    except VaekitError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if not own:
+            raise
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DataError(
+            f"The `vae` and its `transform` must take examples of the shape {shape}, but: {reason}. Make their networks for it."
+        ) from error
+
+
+def _check_support(chosen: Recipe, x: torch.Tensor, mask: torch.Tensor | None) -> None:
+    """Raises a DataError if a value lies outside the likelihood's support."""
+    problem = chosen.vae.likelihood.check(x, mask)
     if problem:
-        x = x if batch.mask is None else x[batch.mask]
+        x = x if mask is None else x[mask]
         raise DataError(
             f"{problem}, found values from {x.min().item():g} to {x.max().item():g}. Choose another likelihood, or mend "
             "the data."

@@ -25,7 +25,7 @@ from vaekit.training.callbacks import Callback, MetricsFile, display, tensorboar
 from vaekit.training.config import TrainConfig
 from vaekit.training.folder import RUN_FOLDER, check_out, publish, read_plan, start_folder
 from vaekit.training.loop import Outcome, Trainer
-from vaekit.training.plan import Plan, make_plan
+from vaekit.training.plan import Plan, check_own, make_plan
 from vaekit.types import Json
 from vaekit.vae import LatentModel
 
@@ -41,9 +41,9 @@ def train(
     latent: int | None = None,
     likelihood: str | None = None,
     condition: Sequence[str] = (),
-    beta: float = 1.0,
-    free_bits: float = 0.0,
-    warm_up: int = 0,
+    beta: float | None = None,
+    free_bits: float | None = None,
+    warm_up: int | None = None,
     capacity: float | None = None,
     prior: str | None = None,
     objective: Objective | str | None = None,
@@ -63,7 +63,8 @@ def train(
         data: a path, an array, or an open data set.
         out: the run's folder; None to keep everything in memory.
         recipe, latent, likelihood, condition, prior: see `vaekit.recipes.make`; not used where `vae` is given.
-        beta, free_bits, warm_up, capacity: of the `ELBO`; not used where `objective` is given.
+        beta, free_bits, warm_up, capacity: of the `ELBO`, and `beta` of `total-correlation`; their defaults where None. Not
+            used where an `Objective` is given.
         objective: what is minimised, or the name of one of `training.plan.OBJECTIVES`.
         vae: a model of one's own, with its `transform`.
         transform: stored values to the likelihood's support; needed with `vae`.
@@ -83,6 +84,9 @@ def train(
         DataError: for data that cannot be read or do not fit.
         TrainingError: if the run diverges or its folder cannot be written.
     """
+    named = objective if isinstance(objective, str) else None
+    own = None if isinstance(objective, str) else objective
+    check_own(vae, transform, own)
     folder = None if out is None else Path(out)
     fabric = make_fabric(device)
     # One process looks, for it is also the one that writes; where it finds a fault, torchrun ends the others.
@@ -90,9 +94,7 @@ def train(
     dataset = data if isinstance(data, Dataset) else open_data(data, **(data_options or {}))
     training, held_out = split(dataset)
     choices = {"recipe": recipe, "latent": latent, "likelihood": likelihood, "condition": list(condition), "prior": prior}
-    named = objective if isinstance(objective, str) else None
     bound = {"beta": beta, "free_bits": free_bits, "warm_up": warm_up, "capacity": capacity, "objective": named}
-    own = None if isinstance(objective, str) else objective
     asked = {**choices, **bound, "settings": {name: value for name, value in settings.items() if value is not None}}
     plan = read_plan(folder, asked) if going_on else make_plan(training, asked, vae, transform, own, fabric.device)
     config = fabric.broadcast(plan.config.model_dump())  # speeds were measured, and processes may have found different ones
@@ -101,7 +103,8 @@ def train(
         start_folder(folder, plan, dataset)
     fabric.barrier()
     listeners = [*display(display_as), *callbacks] if fabric.is_global_zero else []
-    for sentence in (*dataset.notes, *(() if going_on else plan.reasons)):
+    anew = (f"There is nothing to resume in {folder}, so the run starts anew.",) if resume and not going_on else ()
+    for sentence in (*anew, *dataset.notes, *(() if going_on else plan.reasons)):
         for listener in listeners:
             listener.on_note(sentence)
     fabric = make_fabric(device, plan.config.precision)
@@ -193,6 +196,7 @@ def _bundle(plan: Plan, dataset: Dataset, training: Dataset, held_out: Dataset, 
     conditions = [] if plan.vae.condition is None else list(plan.vae.condition.categories)
     summary: Json = {
         "stopped": progress.stopped,
+        "warning": outcome.warning,
         "steps": progress.step,
         "best_step": progress.best_step,
         "epochs": round(progress.step * plan.config.batch_size / len(training), 3),
