@@ -111,11 +111,9 @@ def test_what_is_no_count_is_normal(array):
     assert "Likelihood: normal with a learned scale" in reasons_of(array)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_counts_are_told_better_by_their_likelihood(seed):
+def test_counts_are_told_better_by_their_likelihood():
     """The density of a normal on whole numbers is in the units of their mass, so the two bounds compare."""
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     means = np.exp(draw.normal(size=(600, 2)) @ draw.normal(size=(2, 8)) + 3.0)
     x = draw.poisson(means * draw.gamma(3.0, 1 / 3.0, size=means.shape))
     assert x.max() > 256

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
 from vaekit.component import Component, device_of
 from vaekit.data.schema import UNKNOWN
 from vaekit.distributions import Independent, MaskableDistribution, centre, diagonal_normal
+from vaekit.distributions.scales import full_float, positive
 from vaekit.errors import ConfigError
 from vaekit.likelihoods import Likelihood
 from vaekit.networks import ConditionEncoder, Ladder, Tail
@@ -393,7 +393,7 @@ class HierarchicalVAE(LatentModel):
             p = self._normal(*parameters)
             z = p.base_dist.loc + p.base_dist.scale * choose(level, state, p)
             state = self.ladder.update(level, after, z)
-        return _full(self.ladder.enter(len(self.ladder.latent_shapes), state, condition))
+        return full_float(self.ladder.enter(len(self.ladder.latent_shapes), state, condition))
 
     def _posterior(self, level: int, state: Tensor, evidence: Tensor, prior: Independent) -> Independent:
         """q(e_l|z_<l, x)."""
@@ -405,8 +405,8 @@ class HierarchicalVAE(LatentModel):
 
     def _normal(self, mean: Tensor, raw: Tensor) -> Independent:
         """A normal over one level, of scale 1 where the network says 0, in float32 or better."""
-        scale = F.softplus(_full(raw) + 0.5413248546) + self.min_scale
-        return diagonal_normal(_full(mean), scale, len(self.ladder.latent_shapes[0]))
+        scale = positive(full_float(raw), self.min_scale)
+        return diagonal_normal(full_float(mean), scale, len(self.ladder.latent_shapes[0]))
 
     def _decode(self, noise: Sequence[Tensor], features: Tensor | None) -> Distribution:
         return self.likelihood(self._descend(features, lambda level, state, prior: noise[level]), features)
@@ -457,11 +457,6 @@ class HierarchicalVAE(LatentModel):
 def _standard(like: Tensor, shape: tuple[int, ...]) -> Independent:
     """N(0, I) over latents of a shape."""
     return diagonal_normal(like.new_zeros(shape), like.new_ones(shape), len(shape))
-
-
-def _full(values: Tensor) -> Tensor:
-    """float32 or better: a reduced precision ends before the density."""
-    return values if values.dtype == torch.float64 else values.float()
 
 
 def check_temperature(temperature: float) -> None:

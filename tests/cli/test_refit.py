@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from small_models import image_data
+from small_models import image_data, vector_bundle
 from vaekit import storage
 from vaekit.cli.main import run
+from vaekit.likelihoods import Normal
+from vaekit.networks import MLP
+from vaekit.posteriors import VectorQuantized
+from vaekit.priors import UniformCodes
+from vaekit.vae import VAE
 
 
 def test_a_refitted_model_is_a_model(place, tmp_path, capsys):
@@ -42,6 +49,43 @@ def test_a_budget_and_the_sentence(place, tmp_path, capsys):
     assert storage.load(out).training["prior_fit"]["steps"] == 3
 
 
+def test_a_worse_prior_is_said_and_which_model_to_keep(place, tmp_path, capsys):
+    out, worse = tmp_path / "new", tmp_path / "worse"
+    assert run(["refit", str(place.vectors), str(place.vector_data), "-o", str(out), "--components", "2", "--quiet"]) == 0
+    capsys.readouterr()
+    line = ["refit", out, place.vector_data, "-o", worse, "--prior", "vae", "--steps", 1]
+    assert run([str(part) for part in line]) == 0
+    said = capsys.readouterr().err.splitlines()
+    fit = storage.load(worse).training["prior_fit"]
+    assert said[0].endswith(f" nats. The model is in {worse}.")
+    assert said[1:] == [
+        f"The new prior is worse than before, by {fit['elbo_before'] - fit['elbo']:.2f} nats on held-out examples: keep {out}."
+    ]
+    assert run([*map(str, line), "--force", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)["prior_fit"]
+    assert record["improved"] is False
+    assert len(record["notes"]) == 1
+
+
+@pytest.fixture
+def code_model(tmp_path):
+    torch.manual_seed(0)
+    bundle = vector_bundle()
+    q = VectorQuantized(MLP(5, [8]), num_codes=4, code_dims=2, positions=2)
+    vae = VAE(UniformCodes(q.shape, 4, 2), q, Normal(MLP(4, [8]), [5]))
+    return storage.save(replace(bundle, vae=vae.eval()), tmp_path / "codes")
+
+
+def test_codes(code_model, place, tmp_path, capsys, refused):
+    out = tmp_path / "new"
+    assert "must be over codes, got mixture. Use `codes`" in refused("refit", code_model, place.vector_data, "-o", out)
+    line = ["refit", code_model, place.vector_data, "-o", out, "--prior", "codes", "--steps", 1, "--json"]
+    assert run([str(part) for part in line]) == 0
+    fit = json.loads(capsys.readouterr().out)["prior_fit"]
+    assert fit["rate_before"] == pytest.approx(2 * np.log(4), abs=1e-5)
+    assert storage.load(out).vae.prior.registered_name == "priors.AutoregressiveCodes"
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -51,6 +95,8 @@ def test_a_budget_and_the_sentence(place, tmp_path, capsys):
         ("-o OUT --minutes 0", "Must be > 0"),
         ("-o OUT --steps 3", "takes no settings of a run, got steps"),
         ("-o OUT --prior flow --components 3", "for mixture, mixture-full or autoregressive; got 3 for flow"),
+        ("-o OUT --components 5000", "must be from 1 to 1,000"),
+        ("-o OUT --prior codes", "got codes for a posteriors.DiagonalNormal"),
         ("-o OUT --prior vae --steps 3 --epochs 1", "must have one budget"),
         ("-o OUT --split valid", "must have a split `valid`"),
     ],

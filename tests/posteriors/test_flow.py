@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from vaekit.distributions import positive
 from vaekit.errors import ConfigError
 from vaekit.likelihoods import Bernoulli
 from vaekit.networks import MLP, ConvEncoder
 from vaekit.objectives import ELBO
 from vaekit.posteriors import DiagonalNormal, Flow
-from vaekit.posteriors.base import positive
 from vaekit.priors import StandardNormal
 from vaekit.vae import VAE
 

@@ -7,13 +7,12 @@ import math
 import pytest
 import torch
 
-from vaekit.distributions import closed_form_kl
+from vaekit.distributions import closed_form_kl, positive
 from vaekit.errors import ConfigError
 from vaekit.likelihoods import Normal
 from vaekit.networks import MLP
 from vaekit.objectives import ELBO
 from vaekit.posteriors import VonMisesFisher
-from vaekit.posteriors.base import positive
 from vaekit.priors import StandardNormal, UniformSphere
 from vaekit.vae import VAE
 

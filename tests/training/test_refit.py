@@ -8,32 +8,50 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 import vaekit
 from conftest import LinearGaussian
 from small_models import image_bundle, image_data, vector_bundle, vector_data
 from vaekit.data import loading
+from vaekit.data.dataset import fingerprint
 from vaekit.data.transforms import Levels
-from vaekit.errors import ConfigError, MissingExtraError
-from vaekit.likelihoods import Normal
+from vaekit.errors import ConfigError, DataError, MissingExtraError
+from vaekit.likelihoods import DiscretizedLogisticMixture, Normal
 from vaekit.model import Model
-from vaekit.networks import MLP
+from vaekit.networks import MLP, GridDecoder, GridEncoder
 from vaekit.objectives import ELBO, PriorFit
-from vaekit.posteriors import Deterministic, DiagonalNormal
+from vaekit.posteriors import (
+    Deterministic,
+    DiagonalNormal,
+    FiniteScalar,
+    GumbelSoftmax,
+    ResidualQuantized,
+    VectorQuantized,
+)
+from vaekit.posteriors.deterministic import Point
 from vaekit.posteriors.positive import Gamma
 from vaekit.priors import (
     Autoregressive,
+    AutoregressiveCodes,
+    CategoricalCodes,
+    Flow,
     FlowMatching,
+    Joint,
     MixtureOfNormals,
     SecondStage,
     Standardized,
     StandardNormal,
+    UniformCodes,
+    UniformSphere,
     Vamp,
 )
 from vaekit.priors import Gamma as GammaPrior
+from vaekit.priors.codes import CodePrior
 from vaekit.storage import Bundle
-from vaekit.training.refit import KINDS, PRIOR_FIT, refit_prior
+from vaekit.training.refit import KEPT, KINDS, PRIOR_FIT, LatentsOnly, refit_prior
+from vaekit.training.run import split
 from vaekit.vae import VAE
 
 MODEL = LinearGaussian()
@@ -72,7 +90,7 @@ ENTROPY = -(0.7 * np.log(0.7) + 0.3 * np.log(0.3)) + np.log(2 * np.pi * np.e * 0
 """Of the clusters, which do not overlap: what is left of the cross entropy when the fit is perfect, nearly."""
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "codes"])
 def test_a_fitted_prior_raises_the_bound_and_generates_what_is_like_the_data(kind: str, tmp_path) -> None:
     bundle, x = far_bundle(), far_data()
     before = {name: tensor.clone() for name, tensor in bundle.vae.state_dict().items()}
@@ -220,16 +238,29 @@ def test_prior_fit_is_the_cross_entropy_or_the_matching_loss() -> None:
     ("kind", "settings", "sentence"),
     [
         ("gmm", {}, "The prior must be one of mixture, mixture-full, flow"),
-        ("mixture", {"components": 0}, "`components` must be at least 1"),
+        ("mixture", {"components": 0}, "`components` must be from 1 to 1,000"),
         ("flow", {"components": 3}, "for mixture, mixture-full or autoregressive; got 3 for flow"),
         ("mixture", {"steps": 10}, "takes no settings of a run, got steps"),
         ("mixture", {"hidden": [3]}, "takes no settings of a run, got hidden"),
         ("mixture", {"draws": 0}, "`draws` must be at least 1"),
-        ("mixture", {"components": 1000, "draws": 1}, "no more components than latents, got 1000 for 27"),
+        ("mixture", {"components": 5000}, "must be from 1 to 1,000, and .*; got 5000 for mixture"),
+        ("autoregressive", {"components": 5000}, "must be from 1 to 1,000"),
+        ("mixture", {"components": 2, "draws": 1}, "no more components than one for 20 latents, got 2 for 27. Use at most 1"),
         ("flow", {"steps": 3, "epochs": 1}, "must have one budget"),
         ("flow", {"seed": -1}, "`seed`"),
         ("flow", {"speed": 1}, "`speed`"),
         (StandardNormal(3), {}, r"must have latents \(4,\), got \(3,\)"),
+        (StandardNormal(4), {"steps": 2}, "must have parameters to be fitted, and priors.StandardNormal has none. Use `mix"),
+        (UniformSphere(4), {"steps": 2}, "must have parameters to be fitted, and priors.UniformSphere has none"),
+        (GammaPrior(4), {}, "must have parameters to be fitted, and priors.Gamma has none"),
+        (
+            Joint([MixtureOfNormals(2, 2), GammaPrior(2)]),
+            {},
+            "got priors.Joint over positive and posteriors.DiagonalNormal over real",
+        ),
+        (Flow(4, hidden=[4]), {"components": 3}, "got 3 for priors.Flow"),
+        ("codes", {"components": 3}, "must have a posterior over codes, got codes for a posteriors.DiagonalNormal"),
+        (CategoricalCodes(4, 8, 2), {}, "got priors.CategoricalCodes for a posteriors.DiagonalNormal. Use `mixture`"),
     ],
 )
 def test_what_is_refused(kind, settings, sentence) -> None:
@@ -240,10 +271,175 @@ def test_what_is_refused(kind, settings, sentence) -> None:
 def test_latents_that_no_density_fits() -> None:
     bundle = vector_bundle()
     bundle = replace(bundle, vae=VAE(GammaPrior(4), Gamma(MLP(5, [8]), 4), bundle.vae.likelihood).eval())
-    with pytest.raises(ConfigError, match="must be real numbers without bounds"):
+    with pytest.raises(ConfigError, match=r"must be real numbers without bounds .* those of a posteriors\.Gamma\. Keep"):
         refit_prior(bundle, vector_data(), "mixture", components=2)
-    with pytest.raises(ConfigError, match="must have parameters to train"):
-        refit_prior(vector_bundle(), vector_data(), StandardNormal(4), steps=2)
+
+
+def test_latents_on_a_sphere_are_refused_and_a_few_in_one_place_are_not(monkeypatch) -> None:
+    bundle = vector_bundle()
+    posterior = Deterministic(MLP(5, [8]), 4)
+    bundle = replace(bundle, vae=VAE(StandardNormal(4), posterior, bundle.vae.likelihood).eval())
+    forward = Deterministic.forward
+
+    def on_sphere(self: Deterministic, *inputs: Tensor | None) -> Point:
+        return Point(torch.nn.functional.normalize(forward(self, *inputs).mean, dim=-1))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Deterministic, "forward", on_sphere)
+        with pytest.raises(ConfigError, match="found all on one sphere"):
+            refit_prior(bundle, vector_data(), "mixture")
+    # Two latents of training and one held out; one of each; and all in one place.
+    assert refit_prior(bundle, vector_data(3), "mixture").training[PRIOR_FIT]["num_latents"] == 2
+    assert refit_prior(bundle, vector_data(2), "flow", hidden=[4], steps=1).training[PRIOR_FIT]["num_latents"] == 1
+    with pytest.raises(DataError, match="at least 2 latents"):
+        refit_prior(bundle, vector_data(2), "mixture")
+    with torch.no_grad():
+        posterior.head.linear.weight.zero_()
+    fitted = refit_prior(bundle, vector_data(), "mixture", components=1)
+    torch.testing.assert_close(fitted.vae.prior.means, posterior.head.linear.bias[:4].detach().expand(1, 4), check_dtype=False)
+
+
+def test_a_worse_prior_and_other_data_are_said() -> None:
+    data = loading.open(far_data(600))
+    summary = {"num_training_examples": 540, "num_validation_examples": 60}
+    held_out = {"fraction": 0.1, "maximum": 10_000, "seed": 0, "num_examples": 600, "fingerprint": fingerprint(data)}
+    bundle = replace(far_bundle(), training={**summary, "held_out": held_out})
+    good = refit_prior(bundle, data, "mixture", components=4)
+    assert good.training[PRIOR_FIT]["improved"] is True
+    assert good.training[PRIOR_FIT]["notes"] == []
+    worse = refit_prior(good, data, Standardized(MixtureOfNormals(2, 1)), steps=1)  # a single normal in place of a mixture
+    fit = worse.training[PRIOR_FIT]
+    assert fit["improved"] is False
+    fall = fit["elbo_before"] - fit["elbo"]
+    assert fall > 0.3
+    assert fit["notes"] == [f"The new prior is worse than before, by {fall:.2f} nats on held-out examples: keep {KEPT}."]
+    other = refit_prior(bundle, loading.open(far_data(600, seed=5)), "mixture", components=4)
+    assert other.training[PRIOR_FIT]["notes"] == [
+        "The data are not those that the model was trained on: the new prior fits these."
+    ]
+    part = Model(bundle).refit_prior(data, "mixture", components=4, split="train")
+    assert part.bundle.training[PRIOR_FIT]["num_latents"] == 16 * 486
+    assert part.bundle.training[PRIOR_FIT]["notes"] == []
+    unknown = refit_prior(far_bundle(), data, "mixture", components=4)  # of a model that does not say what it was trained on
+    assert unknown.training[PRIOR_FIT]["notes"] == []
+
+
+def test_bounds_are_in_nats_of_the_data_as_stored() -> None:
+    fitted = refit_prior(vector_bundle(), vector_data(), "mixture")
+    fit = fitted.training[PRIOR_FIT]
+    assert fit["elbo"] == pytest.approx(fitted.metrics["validation_elbo"] - 5 * np.log(3.0), abs=1e-5)  # Standardize(2, 3)
+    assert fit["elbo"] - fit["elbo_before"] == pytest.approx(fit["rate_before"] - fit["rate"], abs=1e-4)
+    told = Model(fitted).evaluate(vector_data(), split="all", num_samples=100)
+    assert abs(told.nll_nats + fit["elbo"]) < 5 * np.log(3.0) / 2
+
+
+def test_a_mixture_tells_how_far_it_is_and_is_that_of_one_run() -> None:
+    told: list[tuple[int, int]] = []
+    bundle, data = vector_bundle(), vector_data(300)
+    bundle = replace(bundle, vae=VAE(StandardNormal(4), Deterministic(MLP(5, [8]), 4), bundle.vae.likelihood).eval())
+    fitted = refit_prior(bundle, data, "mixture", components=5, progress=lambda *at: told.append(at))
+    fit = fitted.training[PRIOR_FIT]
+    assert fit["converged"]
+    assert told == [(10 * i, 300) for i in range(1, len(told))] + [(300, 300)]
+    assert len(told) > 1
+    assert 10 * (len(told) - 1) < fit["iterations"] <= 10 * len(told)
+    z = bundle.vae.encode(bundle.transform(torch.from_numpy(split(data)[0].raw()))).mean.detach().double().numpy()
+    one = GaussianMixture(5, covariance_type="diag", max_iter=300, random_state=0).fit((z - z.mean(0)) / z.std(0))
+    assert one.n_iter_ == fit["iterations"]
+    np.testing.assert_allclose(fitted.vae.prior.means.detach().numpy(), one.means_ * z.std(0) + z.mean(0), atol=1e-4)
+
+
+def code_bundle(kind: str, prior: type[CodePrior] = UniformCodes) -> Bundle:
+    """A model of `vector_data` with three tokens of eight codes, or so, which k-means has placed."""
+    torch.manual_seed(4)
+    network, bundle = MLP(5, [16]), vector_bundle()
+    posterior = {
+        "vq": lambda: VectorQuantized(network, num_codes=8, code_dims=2, positions=3),
+        "grid": lambda: VectorQuantized(GridEncoder([1, 8, 8], [4, 4]), num_codes=8, code_dims=2, positions=[4, 4]),
+        "rvq": lambda: ResidualQuantized(network, num_codes=8, code_dims=2, positions=1, depth=3),
+        "fsq": lambda: FiniteScalar(network, [4, 2], positions=3),
+        "gumbel": lambda: GumbelSoftmax(network, num_categories=8, positions=3),
+    }[kind]()
+    data, likelihood = vector_data(200), Normal(MLP(int(np.prod(posterior.shape)), [16]), [5])
+    transform, schema = bundle.transform, data.schema
+    if kind == "grid":
+        data = loading.open(np.random.default_rng(0).integers(0, 16, (100, 8, 8), dtype=np.uint8), levels=16)
+        likelihood = DiscretizedLogisticMixture(GridDecoder(posterior.shape, [1, 8, 8], [4, 4]), [1, 8, 8], levels=16)
+        transform, schema = Levels(), data.schema
+    vae = VAE(prior(posterior.shape, posterior.num_codes, posterior.num_tokens), posterior, likelihood)
+    posterior.initialize(transform(torch.from_numpy(data.stored(np.arange(len(data))))))
+    return Bundle(vae.eval(), transform, schema)
+
+
+@pytest.mark.parametrize("kind", ["vq", "rvq", "fsq", "gumbel"])
+def test_codes_are_charged_what_they_hold(kind: str, tmp_path) -> None:
+    """Four examples that come again and again: from T log V nats to the entropy of which of them it is."""
+    bundle = code_bundle(kind)
+    posterior = bundle.vae.posterior
+    which = np.random.default_rng(1).choice(4, 400, p=[0.5, 0.25, 0.125, 0.125])
+    data = loading.open(vector_data(4).raw()[which])
+    fitted = refit_prior(bundle, data, "codes", hidden=[16], steps=150, learning_rate=2e-2)
+    fit, prior = fitted.training[PRIOR_FIT], fitted.vae.prior
+    assert isinstance(prior, AutoregressiveCodes)
+    if kind != "gumbel":
+        assert fit["rate_before"] == pytest.approx(3 * np.log(8), abs=1e-4)
+        x = split(data)[1]
+        codes = bundle.vae.encode(bundle.transform(torch.from_numpy(x.raw()))).codes
+        counts = torch.unique(codes, dim=0, return_counts=True)[1].double()
+        entropy = -(counts / counts.sum() * (counts / counts.sum()).log()).sum().item()
+        assert 1 < entropy < np.log(4)
+        assert entropy - 1e-4 < fit["rate"] < entropy + 0.15
+    assert fit["improved"]
+    new = Model(fitted)
+    new.save(tmp_path / "model")
+    again = vaekit.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.generate(5, seed=3), new.generate(5, seed=3))
+    assert all(torch.equal(tensor, posterior.state_dict()[name]) for name, tensor in fitted.vae.posterior.state_dict().items())
+
+
+def test_codes_are_small_by_default_and_any_prior_over_them_will_do() -> None:
+    bundle = code_bundle("grid")
+    data = loading.open(np.random.default_rng(0).integers(0, 16, (100, 8, 8), dtype=np.uint8), levels=16)
+    fitted = refit_prior(bundle, data, "codes", steps=1)
+    spec, config = fitted.vae.prior.spec(), fitted.training[PRIOR_FIT]["config"]
+    assert {name: spec[name] for name in ("shape", "features", "num_layers", "num_heads")} == {
+        "shape": [2, 4, 4],
+        "features": 128,
+        "num_layers": 2,
+        "num_heads": 4,
+    }
+    assert (config["batch_size"], config["learning_rate"], config["steps"]) == (90, 1e-3, 1)
+    small = refit_prior(bundle, data, "codes", hidden=[6, 6, 6], steps=1, batch_size=7)
+    spec, config = small.vae.prior.spec(), small.training[PRIOR_FIT]["config"]
+    assert (spec["features"], spec["num_layers"], spec["num_heads"], config["batch_size"]) == (6, 3, 2, 7)
+    mine = CategoricalCodes([2, 4, 4], 8, 16)
+    fit = refit_prior(bundle, data, mine, steps=60, learning_rate=0.05).training[PRIOR_FIT]
+    assert (fit["kind"], fit["improved"]) == ("priors.CategoricalCodes", True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "sentence"),
+    [
+        ("mixture", {}, "prior of a posteriors.VectorQuantized must be over codes, got mixture. Use `codes`, or"),
+        ("mixture", {"steps": 3}, "must be over codes, got mixture"),  # the model before the settings
+        (Flow(6, hidden=[4]), {}, "must be over codes, got priors.Flow. Use `codes`, or `priors.AutoregressiveCodes`"),
+        ("gmm", {}, "got 'gmm'. Use `codes` when in doubt"),
+        (UniformCodes(6, 8, 3), {}, "must have parameters to be fitted, and priors.UniformCodes has none. Use `codes`"),
+        (CategoricalCodes(6, 9, 3), {}, "must have the codes and tokens of the posterior"),
+        ("codes", {"hidden": [8, 16]}, r"`hidden` of `codes` must be one width, once a layer, got \[8, 16\]"),
+        ("codes", {"hidden": []}, "`hidden` of `codes` must be one width"),
+        ("codes", {"components": 3}, "got 3 for codes"),
+    ],
+)
+def test_what_is_refused_of_codes(kind, settings, sentence) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        refit_prior(code_bundle("vq"), vector_data(), kind, **settings)
+
+
+def test_only_a_vae_is_refitted() -> None:
+    bundle = replace(vector_bundle(), vae=LatentsOnly(MixtureOfNormals(5, 2)))
+    with pytest.raises(ConfigError, match=r"must be a `vae\.VAE` .*, got a training\.LatentsOnly"):
+        refit_prior(bundle, vector_data())
 
 
 def test_a_second_stage_is_wide_as_the_latents() -> None:

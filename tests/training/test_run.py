@@ -257,6 +257,7 @@ def test_a_run_saved_with_the_defaults_written_out_goes_on(tmp_path, objective, 
     bundle = train(pixels(60), tmp_path / "run", steps=4, resume=True, **told)
     assert bundle.training["steps"] == 4
     assert bundle.training["objective"]["beta"] == beta
+    assert bundle.training["reasons"] == saved["reasons"]
     with pytest.raises(ConfigError, match="beta: 1.0 then, 2.0 now"):
         train(pixels(60), tmp_path / "run", steps=6, resume=True, beta=2.0, **told)
 

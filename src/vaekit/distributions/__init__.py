@@ -32,10 +32,12 @@ from vaekit.distributions.logistic import (
 )
 from vaekit.distributions.low_rank import LowRankNormal
 from vaekit.distributions.products import Independent, MaskableDistribution, diagonal_normal, mixture_of_normals
+from vaekit.distributions.scales import SOFTPLUS_ONE, full_float, positive
 from vaekit.distributions.sphere import UniformSphere, VonMisesFisher
 
 __all__ = [
     "FLOW_KINDS",
+    "SOFTPLUS_ONE",
     "Affine",
     "Beta",
     "BetaBinomial",
@@ -70,11 +72,13 @@ __all__ = [
     "diagonal_normal",
     "discretized_logistic_log_prob",
     "discretized_logistic_mean",
+    "full_float",
     "log1mexp",
     "make_flow",
     "measures",
     "mixture_of_normals",
     "mobius_add",
+    "positive",
     "stopped",
     "tempered",
     "unit_kl",

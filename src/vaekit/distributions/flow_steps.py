@@ -66,7 +66,7 @@ class Conditioner(nn.Module):
     def __init__(self, groups: Sequence[int], num_context: int, hidden: Sequence[int], num_parameters: int) -> None:
         super().__init__()
         unit = torch.tensor(list(groups))
-        self.num_groups, self.num_parameters = max(groups) + 1, num_parameters
+        self.num_units, self.num_groups, self.num_parameters = len(groups), max(groups) + 1, num_parameters
         first = 0 if num_context or self.num_groups == 1 else 1  # a hidden unit that sees no unit and no context is a constant
         degrees = [_spread(first, self.num_groups - 1, width) for width in hidden]
         masks = [degrees[0][:, None] > unit] if hidden else []
@@ -80,7 +80,7 @@ class Conditioner(nn.Module):
         if not hidden and self.from_context is not None:
             _quieten(self.from_context, 0.1)
 
-    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(*batch, D) to (*batch, D, P)."""
         with torch.autocast(x.device.type, enabled=False):
             h = x

@@ -328,8 +328,8 @@ def _check(trace: Trace, vae: LatentModel) -> None:
         if not _is_real(latent.prior):
             raise ConfigError(
                 "Annealed importance sampling must have a prior whose density is known on all of R^D, got "
-                f"{getattr(vae, 'prior', vae).registered_name}: its latents are discrete or bounded, or its density is an estimate. Use the "
-                "K-sample bound with more samples."
+                f"{getattr(vae, 'prior', vae).registered_name}: its latents are discrete or bounded, or its density is an "
+                "estimate. Use the K-sample bound with more samples."
             )
         if len(latent.prior.batch_shape) > 1:
             raise ConfigError(

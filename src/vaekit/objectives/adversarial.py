@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vaekit.component import Component, call_stopped
+from vaekit.distributions.scales import full_float
 from vaekit.errors import ConfigError
 from vaekit.objectives.base import Bound, Objective, bound_of, one_level, rate
 from vaekit.types import Json, Latent, Trace, as_network
@@ -51,7 +52,7 @@ class Discriminator(Component):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(..., *S) to logits (...), in float32 or better; what `mask` says is missing is not read."""
-        return _full(self.head(self.network(x, None, mask))).squeeze(-1)
+        return full_float(self.head(self.network(x, None, mask))).squeeze(-1)
 
 
 class Adversarial(Objective, abc.ABC):
@@ -239,7 +240,7 @@ class VAEGAN(Adversarial):
         decoded = trace.decode(torch.cat([_scale_gradient(z, 1 / self.gamma), z.detach(), prior_draws(latent)])).mean
         rebuilt, made = decoded.split([len(z), 2 * len(z)])
         real, fake = (call_stopped(self.discriminator.network, x, None, mask) for x in (trace.x, rebuilt))
-        feature_distortion = 0.5 * (_full(fake) - _full(real)).square().flatten(2).sum(-1).mean()
+        feature_distortion = 0.5 * (full_float(fake) - full_float(real)).square().flatten(2).sum(-1).mean()
         game = 2 * F.softplus(-call_stopped(self.discriminator, made, mask)).mean()
         told_apart = self._told_apart(trace, made.detach(), mask)
         rates = rate(trace)
@@ -277,11 +278,6 @@ def _told_apart(first: Tensor, second: Tensor) -> Tensor:
 def _scale_gradient(z: Tensor, factor: float) -> Tensor:
     """z, exactly, through which the gradient goes multiplied by `factor`."""
     return z.detach() + factor * (z - z.detach())
-
-
-def _full(features: Tensor) -> Tensor:
-    """In float32 or better: a reduced precision ends before the loss."""
-    return features if features.dtype == torch.float64 else features.float()
 
 
 def _weight(value: float, name: str, of: str) -> float:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.component import Component
+from vaekit.distributions.scales import full_float
 from vaekit.errors import ConfigError
 from vaekit.objectives.base import Bound, Objective, bound_of, rate
 from vaekit.similarity import SCALE_WEIGHTS, ms_ssim, num_scales
@@ -119,7 +120,7 @@ class FeatureMatching(Perceptual):
             for hook in hooks:
                 hook.remove()
         compared = [found[name] for name in self.layers] if self.layers else [features]
-        return [_full(output).reshape(*x.shape[:2], -1) for output in compared]
+        return [full_float(output).reshape(*x.shape[:2], -1) for output in compared]
 
 
 class MSSSIM(Perceptual):
@@ -189,8 +190,3 @@ def _keeper(found: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, Te
         found[name] = output
 
     return keep
-
-
-def _full(features: Tensor) -> Tensor:
-    """In float32 or better: a reduced precision ends before the loss."""
-    return features if features.dtype == torch.float64 else features.float()

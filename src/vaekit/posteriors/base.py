@@ -6,12 +6,11 @@ import abc
 import math
 from collections.abc import Callable, Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
 from vaekit.component import Component
+from vaekit.distributions import full_float
 from vaekit.errors import ConfigError
 from vaekit.types import as_network
 
@@ -82,7 +81,7 @@ class NormalPosterior(Posterior, abc.ABC):
     def parameters_at(self, x: Tensor, condition: Tensor | None, mask: Tensor | None) -> Tensor:
         """(..., num_parameters, D), in float32 or better: a reduced precision ends before the density."""
         raw = self.head(self.network(x, condition, mask))
-        return raw if raw.dtype == torch.float64 else raw.float()
+        return full_float(raw)
 
 
 def check_unrefined(parts: Sequence[Posterior], owner: str) -> None:
@@ -93,8 +92,3 @@ def check_unrefined(parts: Sequence[Posterior], owner: str) -> None:
                 f"The parts of a {owner} must not refine themselves, got a {type(part).__name__}. Refine the whole of it "
                 "(`Hamiltonian` takes one of normals), or give the posterior within."
             )
-
-
-def positive(raw: Tensor) -> Tensor:
-    """A scale from an unbounded number: 1 at 0, near-linear above, never below 1e-4, so that no KL overflows."""
-    return F.softplus(raw + 0.5413248546) + 1e-4

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from vaekit.component import Component
 from vaekit.distributions import FlowDistribution, diagonal_normal, make_flow
+from vaekit.distributions.scales import positive
 from vaekit.errors import ConfigError
-from vaekit.posteriors.base import NormalPosterior, positive
+from vaekit.posteriors.base import NormalPosterior
 from vaekit.types import as_network
 
 

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from vaekit.component import Component
 from vaekit.distributions import WrappedNormal as WrappedNormalDistribution
+from vaekit.distributions.scales import positive
 from vaekit.errors import ConfigError
-from vaekit.posteriors.base import NormalPosterior, positive
+from vaekit.posteriors.base import NormalPosterior
 
 _FARTHEST = 3.5
 """Half the greatest distance of a mean from the centre, in units of 1 / sqrt(c): there |mean| is 0.998 of the radius, and

@@ -9,8 +9,9 @@ from torch.distributions import MultivariateNormal
 from vaekit import distributions
 from vaekit.component import Component
 from vaekit.distributions import Independent, diagonal_normal
+from vaekit.distributions.scales import positive
 from vaekit.errors import ConfigError
-from vaekit.posteriors.base import NormalPosterior, positive
+from vaekit.posteriors.base import NormalPosterior
 
 
 class DiagonalNormal(NormalPosterior):

@@ -7,7 +7,8 @@ from torch import distributions as td
 
 from vaekit.component import Component
 from vaekit.distributions import Independent
-from vaekit.posteriors.base import NormalPosterior, positive
+from vaekit.distributions.scales import positive
+from vaekit.posteriors.base import NormalPosterior
 
 
 class Gamma(NormalPosterior):

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from vaekit.component import Component
 from vaekit.distributions import sphere
+from vaekit.distributions.scales import positive
 from vaekit.errors import ConfigError
-from vaekit.posteriors.base import NormalPosterior, positive
+from vaekit.posteriors.base import NormalPosterior
 from vaekit.types import as_network
 
 

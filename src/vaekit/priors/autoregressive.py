@@ -2,67 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 
 from vaekit.component import stopped_copy
+from vaekit.distributions.flow_steps import Conditioner
+from vaekit.distributions.scales import positive
 from vaekit.errors import ConfigError
 from vaekit.priors.base import Prior, check_num_latents, in_chunks
 
 _MAX_ELEMENTS = 2**23
-
-
-class MaskedLinear(nn.Linear):
-    """A linear layer of which only the connections of a mask are there.
-
-    Args:
-        mask: (out, in) bool, True where an input reaches an output.
-    """
-
-    mask: Tensor
-
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__(mask.shape[1], mask.shape[0])
-        self.register_buffer("mask", mask, persistent=False)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(..., in) to (..., out)."""
-        return F.linear(input, torch.where(self.mask, self.weight, 0.0), self.bias)
-
-
-class MaskedNetwork(nn.Module):
-    """A dense network whose output (..., D, P) at unit d depends on the inputs before d alone.
-
-    Germain, Gregor, Murray, Larochelle, "MADE: masked autoencoder for distribution estimation" (2015), equations 8 to 13.
-    Departure: the degrees of hidden units go round in order and are not drawn, so a saved model needs no masks.
-
-    Args:
-        num_units: D.
-        hidden: width of each layer.
-        num_parameters: P, numbers that come out a unit.
-    """
-
-    def __init__(self, num_units: int, hidden: Sequence[int], num_parameters: int) -> None:
-        super().__init__()
-        inputs = torch.arange(1, num_units + 1)
-        degrees = [inputs, *(torch.arange(width) % max(1, num_units - 1) + 1 for width in hidden)]
-        self.layers = nn.ModuleList(MaskedLinear(b[:, None] >= a[None, :]) for a, b in itertools.pairwise(degrees))
-        outputs = inputs.repeat_interleave(num_parameters)
-        self.head = MaskedLinear(outputs[:, None] > degrees[-1][None, :])
-        self.num_units, self.num_parameters = num_units, num_parameters
-
-    def forward(self, z: Tensor) -> Tensor:
-        """(..., D) to (..., D, P)."""
-        for layer in self.layers:
-            z = F.silu(layer(z))
-        return self.head(z).unflatten(-1, (-1, self.num_parameters))
 
 
 class ChainOfMixtures(Distribution):
@@ -76,14 +30,14 @@ class ChainOfMixtures(Distribution):
     arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
     support: ClassVar[constraints.Constraint] = constraints.real_vector  # pyright: ignore
 
-    def __init__(self, network: MaskedNetwork, temperature: float = 1.0) -> None:
+    def __init__(self, network: Conditioner, temperature: float = 1.0) -> None:
         super().__init__(torch.Size(), torch.Size([network.num_units]), validate_args=False)
         self.network, self.temperature = network, temperature
 
     def factors(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, means and scales of the factors, each (..., D, M), at z (..., D)."""
         logits, mean, raw = self.network(z).to(z.dtype).unflatten(-1, (3, -1)).unbind(-2)
-        return logits, mean, (F.softplus(raw + 0.5413248546) + 1e-4) * self.temperature
+        return logits, mean, positive(raw) * self.temperature
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(...): the log-density of `value` (..., D), in one pass."""
@@ -99,7 +53,7 @@ class ChainOfMixtures(Distribution):
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """(*sample_shape, D), a pass a unit."""
-        z = self.network.head.bias.new_zeros(torch.Size(sample_shape) + self.event_shape)
+        z = next(self.network.parameters()).new_zeros(torch.Size(sample_shape) + self.event_shape)
         for unit in range(self.event_shape[0]):
             logits, mean, scale = (p[..., unit, :] for p in self.factors(z))
             chosen = Categorical(logits=logits, validate_args=False).sample()[..., None]
@@ -141,9 +95,11 @@ class Autoregressive(Prior):
         if not hidden or min(hidden) < 1:
             raise ConfigError(f"`hidden` must hold widths of at least 1, got {tuple(hidden)}. Give at least one width.")
         self.shape = (check_num_latents(num_latents),)
-        self.network = MaskedNetwork(num_latents, hidden, 3 * num_components)
+        self.network = Conditioner(range(num_latents), 0, hidden, 3 * num_components)
         with torch.no_grad():  # the components start apart, each of scale 1
-            self.network.head.bias.view(num_latents, 3, num_components)[:, 1].normal_()
+            head = self.network.layers[-1]
+            assert isinstance(head, nn.Linear)
+            head.bias.view(num_latents, 3, num_components)[:, 1].normal_()
 
     def forward(self, condition: Tensor | None = None, temperature: float = 1.0) -> ChainOfMixtures:
         """The chain, the same for every condition."""

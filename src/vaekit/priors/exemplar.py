@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
 from vaekit.distributions import centre, diagonal_normal
+from vaekit.distributions.scales import SOFTPLUS_ONE
 from vaekit.errors import ConfigError
 from vaekit.priors.base import Prior, check_num_latents
 
@@ -119,7 +120,7 @@ class Exemplar(Prior):
         if dtype not in _DTYPES:
             raise ConfigError(f"`dtype` must be float32 or uint8, got {dtype!r}. Use `float32` when in doubt.")
         self.shape = (check_num_latents(num_latents),)
-        self.raw_scale = nn.Parameter(torch.tensor(0.5413248546))  # softplus^-1(1)
+        self.raw_scale = nn.Parameter(torch.tensor(SOFTPLUS_ONE))
         self.register_buffer("exemplars", torch.zeros(num_exemplars, *data_shape, dtype=_DTYPES[dtype]))
         self.register_buffer("num_stored", torch.zeros((), dtype=torch.int64))
         self.num = 0  # as `num_stored`, which is saved; reading that one would wait for the device

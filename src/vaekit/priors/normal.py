@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from vaekit.distributions import Independent, diagonal_normal, mixture_of_normals
+from vaekit.distributions.scales import SOFTPLUS_ONE
 from vaekit.errors import ConfigError
 from vaekit.priors.base import Prior, check_num_latents
 
-_SOFTPLUS_ONE = 0.5413248546  # softplus^-1(1)
 _LEAST_SCALE = 1e-4
 
 
@@ -77,7 +77,7 @@ class MixtureOfNormals(Prior):
         self.covariance = covariance
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.means = nn.Parameter(torch.randn(num_components, num_latents) * spread)
-        self.raw_scale = nn.Parameter(torch.full((num_components, num_latents), _SOFTPLUS_ONE))
+        self.raw_scale = nn.Parameter(torch.full((num_components, num_latents), SOFTPLUS_ONE))
         if covariance == "full":  # below the diagonal, a row after the other
             self.lower = nn.Parameter(torch.zeros(num_components, num_latents * (num_latents - 1) // 2))
 

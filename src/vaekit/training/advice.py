@@ -54,7 +54,8 @@ def on_end(progress: Progress) -> str | None:
         return None
     return (
         f"Training has made the model worse: the best loss on held-out examples is {best:.6g} nats, and it was {start:.6g} "
-        "before the first step. Start again with a lower `--learning-rate` (a third of this one), or a longer budget."
+        "before the first step. Start again with a much lower `--learning-rate`, and look for extreme values with "
+        "`vaekit inspect`."
     )
 
 

@@ -102,6 +102,7 @@ def read_plan(folder: Path | None, asked: Json) -> Plan:
         Objective.from_spec(saved["objective"]),
         config,
         told,
+        tuple(saved.get("reasons", ())),
     )
 
 

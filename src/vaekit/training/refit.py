@@ -303,7 +303,7 @@ def _latents(bundle: Bundle, dataset: Dataset, draws: int | None) -> Tensor:
 
 
 def _check_latents(vae: VAE, z: Tensor) -> None:
-    """Refuses latents of training on a sphere; a few that happen to be the same lie on none."""
+    """Refuses latents on a sphere; a single one, or several that are the same, lie on none."""
     if isinstance(vae.posterior, Quantizer) or z.shape[1] == 1:
         return
     length, spread = z.double().norm(dim=1), z.double().var(0, correction=0).sum().sqrt()
@@ -334,6 +334,8 @@ def _fit_mixture(
 ) -> tuple[MixtureOfNormals, Json]:
     """A mixture by expectation maximisation, on latents of mean 0 and standard deviation 1, brought back to their units."""
     models = require("sklearn.mixture", "sklearn", "Fitting a mixture")
+    if len(z) < 2:
+        raise DataError("A mixture must have at least 2 latents to be fitted to, found 1. Give more data.")
     most = max(1, len(z) // _LATENTS_A_COMPONENT)
     if components is not None and components > most:
         raise ConfigError(
@@ -427,7 +429,7 @@ def _compared(bundle: Bundle, data: Dataset, held_out: Dataset, before: dict[str
 
 
 def _may_be_known(summary: Json, data: Dataset) -> bool:
-    """Whether data can be those of training, by its summary; of a part of them, as `Model.read` gives, only the size is known."""
+    """Whether data can be those of training, by its summary; of a part of those only the size is known."""
     sizes = summary.get("num_training_examples"), summary.get("num_validation_examples")
     whole = summary.get("held_out")
     if not isinstance(whole, dict) or len(data) in sizes:
