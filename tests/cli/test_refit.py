@@ -51,9 +51,9 @@ def test_a_budget_and_the_sentence(place, tmp_path, capsys):
 
 def test_a_worse_prior_is_said_and_which_model_to_keep(place, tmp_path, capsys):
     out, worse = tmp_path / "new", tmp_path / "worse"
-    assert run(["refit", str(place.vectors), str(place.vector_data), "-o", str(out), "--components", "2", "--quiet"]) == 0
+    assert run(["refit", str(place.vectors), str(place.vector_data), "-o", str(out), "--components", "1", "--quiet"]) == 0
     capsys.readouterr()
-    line = ["refit", out, place.vector_data, "-o", worse, "--prior", "vae", "--steps", 1]
+    line = ["refit", out, place.vector_data, "-o", worse, "--prior", "mixture-full", "--components", 14]
     assert run([str(part) for part in line]) == 0
     said = capsys.readouterr().err.splitlines()
     fit = storage.load(worse).training["prior_fit"]

@@ -158,7 +158,7 @@ def test_a_density_is_not_fitted_to_codes() -> None:
     likelihood = likelihoods.Normal(networks.MLP(6, [8]), [1, 4, 4])
     vae = VAE(priors.UniformCodes(6, 8, 2), posterior, likelihood)
     bundle = Bundle(vae.eval(), Levels(), loading.open(examples()).schema)
-    with pytest.raises(ConfigError, match="must be real numbers .* found those of a Quantized"):
+    with pytest.raises(ConfigError, match="prior of a posteriors.VectorQuantized must be over codes, got mixture"):
         refit_prior(bundle, loading.open(examples()), "mixture")
 
 

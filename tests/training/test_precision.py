@@ -36,7 +36,9 @@ def speeds(monkeypatch, tmp_path):
     return calls, answer
 
 
-@pytest.mark.parametrize(("gain", "chosen"), [(0.7, "float32"), (1.1, "float32"), (1.2, "float32"), (1.31, "bf16"), (3.0, "bf16")])
+@pytest.mark.parametrize(
+    ("gain", "chosen"), [(0.7, "float32"), (1.1, "float32"), (1.2, "float32"), (1.31, "bf16"), (3.0, "bf16")]
+)
 def test_bf16_must_be_worth_it(speeds, gain, chosen):
     speeds[1]["bf16"] = gain
     config, reasons = choose(vae(600))

@@ -348,8 +348,11 @@ def score(
     with progress(screen, "Scoring") as bar:
         scores = loaded.score(dataset, num_samples=samples, seed=seed, split="all", progress=bar)
     write_table(scores.to_columns(), out, force=force)
+    if scores.warning is not None:
+        remark(screen, scores.warning)
     mean = float(scores.log_likelihood.mean())
     record = {"out": str(out), "num_examples": len(scores), "log_likelihood": mean, "seconds": clock.seconds}
+    record |= {} if scores.warning is None else {"warning": scores.warning}
     report(screen, record, f"The scores of {len(scores)} examples are in {out}: {mean:.2f} nats on average.")
 
 

@@ -17,6 +17,7 @@ from vaekit.errors import DataError
 from vaekit.inference import Progress, seeded
 from vaekit.jobs.blocks import decoded, posterior_of
 from vaekit.jobs.conditions import check_examples, codes_of_text, codes_where, features_of, printed
+from vaekit.jobs.spaces import check_inside
 from vaekit.storage import Bundle
 
 
@@ -94,7 +95,8 @@ def decode(
         (N, ...) in the source's layout and dtype.
 
     Raises:
-        DataError: if z is not (N, D) or not finite, or a category is unknown.
+        DataError: if z is not (N, D), not finite, or outside the space of the model's latents (lengths to 3 digits), or a
+            category is unknown.
         ConfigError: if the model is not conditioned on a column of `where`, or `draw` is unknown.
     """
     latents = check_latents(bundle, z)
@@ -110,7 +112,7 @@ def read_latents(bundle: Bundle, source: Any) -> tuple[np.ndarray, dict[str, tor
     A table has columns z0, z1, ...; columns of the model's conditions are used, as text, all others are left alone.
 
     Raises:
-        DataError: if the file cannot be read, or lacks a column.
+        DataError: if the file cannot be read, lacks a column, or has latents of more units than the model.
     """
     if isinstance(source, Encoding):
         return source.mean, _condition_codes(bundle, source.columns)
@@ -126,6 +128,11 @@ def read_latents(bundle: Bundle, source: Any) -> tuple[np.ndarray, dict[str, tor
         raise DataError(
             f"A table of latents must have the columns {names[0]} to {names[-1]}, found none named {missing[0]} in {path}. "
             "Give a file that `encode` wrote with this model."
+        )
+    if (beyond := f"z{len(names)}") in table:
+        raise DataError(
+            f"A table of latents must have the columns {names[0]} to {names[-1]} and no more, found {beyond} in {path}: these "
+            "are latents of another model. Give a file that `encode` wrote with this model."
         )
     try:
         z = np.stack([np.asarray(table[name], dtype=np.float32) for name in names], axis=1)
@@ -154,7 +161,7 @@ def check_latents(bundle: Bundle, z: np.ndarray) -> torch.Tensor:
     """Latents as a float32 tensor (N, D).
 
     Raises:
-        DataError: if they are not (N, D) with the model's D, or not finite.
+        DataError: if they are not (N, D) with the model's D, not finite, or outside the space of its latents.
     """
     num_latents = bundle.vae.num_latents
     try:
@@ -165,4 +172,6 @@ def check_latents(bundle: Bundle, z: np.ndarray) -> torch.Tensor:
         raise DataError(f"Latents must have the shape (N, {num_latents}), found {array.shape}. Give one row an example.")
     if not np.isfinite(array).all():
         raise DataError("Latents must be finite, found NaN or infinities. Remove those rows.")
-    return torch.from_numpy(np.array(array))
+    latents = torch.from_numpy(np.array(array))
+    check_inside(bundle.vae, latents)
+    return latents

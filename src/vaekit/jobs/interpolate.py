@@ -10,6 +10,7 @@ from vaekit.data.dataset import Dataset
 from vaekit.errors import ConfigError
 from vaekit.jobs.blocks import decoded, posterior_of
 from vaekit.jobs.conditions import features_of_data
+from vaekit.jobs.spaces import check_movable, factors_of, way_between
 from vaekit.storage import Bundle
 
 PATHS = ("linear", "spherical")
@@ -23,8 +24,10 @@ def interpolate(
         linear:     z(t) = (1 - t) z_i + t z_j
         spherical:  z(t) = sin((1 - t) a) / sin(a) z_i + sin(t a) / sin(a) z_j,  a the angle between z_i and z_j
 
-    The ends are exactly the two reconstructions. A spherical path keeps the norm that latents of the prior have, where
-    the two norms are alike: White, "Sampling generative networks" (2016), section 2. Conditions move with t as features.
+    The ends are exactly the two reconstructions, and all between them is in the space of the latent: points of a sphere or a
+    ball (von Mises-Fisher, Poincare) take its geodesic, whatever the path. A spherical path keeps the norm that latents of the
+    prior have, where the two norms are alike: White, "Sampling generative networks" (2016), section 2. Conditions move with t
+    as features.
 
     Args:
         bundle: the model.
@@ -38,7 +41,7 @@ def interpolate(
         (num_steps, ...) in the source's layout and dtype.
 
     Raises:
-        ConfigError: if an index is not in the data, or an argument cannot be.
+        ConfigError: if an index is not in the data, an argument cannot be, or latents are codes, which nothing lies between.
     """
     for name, index in (("start", start), ("end", end)):
         if not 0 <= index < len(dataset):
@@ -49,14 +52,16 @@ def interpolate(
         raise ConfigError(f"`num_steps` must be at least 2, got {num_steps}. Both ends are steps.")
     if path not in PATHS:
         raise ConfigError(f"`path` must be linear or spherical, got {path!r}. Use linear when in doubt.")
+    factors = factors_of(bundle.vae)
+    check_movable(factors, "An interpolation", every=True)
     ends = dataset.select([start, end])
     mean, _ = posterior_of(bundle, ends)
     t = torch.linspace(0, 1, num_steps)[:, None]
     with torch.inference_mode():
         features = features_of_data(bundle, ends)
         along = None if features is None else _linear(features[0], features[1], t.to(features))
-        between = _spherical if path == "spherical" else _linear
-        return decoded(bundle, between(mean[0], mean[1], t), along, "mean")
+        z = way_between(factors, mean[0], mean[1], t, _spherical if path == "spherical" else _linear)
+        return decoded(bundle, _with_ends(z, mean[0], mean[1]), along, "mean")
 
 
 def _linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:

@@ -13,13 +13,18 @@ from vaekit.inference import Progress, bounds, seeded
 from vaekit.jobs.conditions import check_examples
 from vaekit.storage import Bundle
 
+_POINT = (
+    "The posterior, or a part of it, is a point, which has no density: `log_likelihood` is log p(x, z) at it and bounds "
+    "nothing. It ranks the examples of one model; `vaekit evaluate --ais 1000` estimates log p(x)."
+)
+
 
 @dataclass(frozen=True)
 class Scores:
     """What a model says of N examples: arrays (N,) in float64, in nats unless the name says bits.
 
     Attributes:
-        log_likelihood: the K-sample bound on log p(x|c), of the data as they are stored.
+        log_likelihood: the K-sample bound on log p(x|c), of the data as they are stored; see `warning`.
         elbo: -(rate + distortion).
         rate: KL(q(z|x, c) || p(z|c)).
         distortion: -E_q log p(x|z, c).
@@ -27,6 +32,7 @@ class Scores:
         anomaly: -log_likelihood: greater is stranger. Neither standardised nor a percentile, so the scores of different
             models do not compare, and a threshold is best set at a percentile of the scores of normal data.
         names: the file name of each example, or None.
+        warning: a sentence on why the figures bound nothing, where the posterior has no density; else None.
     """
 
     log_likelihood: np.ndarray
@@ -36,6 +42,7 @@ class Scores:
     bits_per_dim: np.ndarray | None
     anomaly: np.ndarray
     names: list[str] | None = None
+    warning: str | None = None
 
     def __len__(self) -> int:
         return len(self.log_likelihood)
@@ -58,7 +65,8 @@ def score(
 
         log 1/K sum_k p(x|z_k, c) p(z_k|c) / q(z_k|x, c),   z_k ~ q(z|x, c)
 
-    Burda, Grosse, Salakhutdinov, "Importance weighted autoencoders" (2016), equation 8.
+    Burda, Grosse, Salakhutdinov, "Importance weighted autoencoders" (2016), equation 8. Of a posterior without a density, such
+    as `posteriors.Deterministic`, it is log p(x, z|c) at the point, and no bound: `Scores.warning` says so.
 
     Args:
         bundle: the model.
@@ -76,6 +84,7 @@ def score(
         parts = [part for _, _, part in bounds(bundle, dataset, num_samples, progress)]
     log_likelihood = np.concatenate([part.log_likelihood for part in parts])
     observed = np.concatenate([part.num_observed for part in parts])
+    is_point = not getattr(getattr(bundle.vae, "posterior", None), "has_density", True)
     discrete = bundle.vae.likelihood.discrete
     return Scores(
         log_likelihood=log_likelihood,
@@ -85,4 +94,5 @@ def score(
         bits_per_dim=-log_likelihood / (np.maximum(observed, 1) * math.log(2)) if discrete else None,
         anomaly=-log_likelihood,
         names=None if dataset.names is None else list(dataset.names),
+        warning=_POINT if is_point else None,
     )

@@ -14,8 +14,9 @@ from vaekit.component import device_of
 from vaekit.distributions.hyperbolic import WrappedNormal, mobius_add
 from vaekit.errors import ConfigError, DataError
 from vaekit.inference import seeded
-from vaekit.posteriors import Posterior
+from vaekit.posteriors import Chain, Joint, Posterior
 from vaekit.posteriors.codes import CodePosterior
+from vaekit.priors import Joint as JointPrior
 from vaekit.priors import Prior, StandardNormal
 from vaekit.vae import VAE, LatentModel
 
@@ -79,10 +80,10 @@ def check_inside(vae: LatentModel, z: Tensor) -> None:
         if factor.kind == "positive":
             outside, must, found = (part < 0).any(1), "be positive", part.amin(1)
         elif factor.kind == "sphere":
-            outside, must, found = (length - 1).abs() > _ROUNDING, "be a point on the sphere, of length 1,", length
+            outside, must, found = (length - 1).abs() > _ROUNDING, "be a point on the sphere, of length 1", length
         elif factor.kind == "ball":
             edge = 1 / math.sqrt(factor.curvature)
-            outside, must, found = length >= edge, f"be a point in the ball, of length below {edge:g},", length
+            outside, must, found = length >= edge, f"be a point in the ball, of length below {edge:g}", length
         else:
             continue
         if bool(outside.any()):
@@ -95,23 +96,24 @@ def check_inside(vae: LatentModel, z: Tensor) -> None:
 def _refuse(start: int, stop: int, must: str, found: str, row: int) -> None:
     units = f"z{start}" if stop == start + 1 else f"z{start} to z{stop - 1}"
     raise DataError(
-        f"Latents {units} of this model must {must} found {found} in row {row}. Give latents that `encode` wrote with it."
-        if must.endswith(",")
-        else f"Latents {units} of this model must {must}, found {found} in row {row}. Give latents that `encode` wrote with it."
+        f"Latents {units} of this model must {must}, found {found} in row {row}. Give latents that `encode` wrote with it."
     )
 
 
+@torch.no_grad()
 def _check_codes(posterior: Posterior, z: Tensor, start: int) -> None:
     """Refuses codes that are none in z (N, D), of which those of the posterior begin at number `start`."""
-    parts = getattr(posterior, "parts", None) or getattr(posterior, "posteriors", None)
-    for part in parts or ():
-        _check_codes(part, z, start)
-        start += math.prod(part.shape)
+    if isinstance(posterior, Joint | Chain):
+        for part in posterior.parts if isinstance(posterior, Joint) else posterior.posteriors:
+            assert isinstance(part, Posterior)
+            _check_codes(part, z, start)
+            start += math.prod(part.shape)
     if not isinstance(posterior, CodePosterior):
         return
+    like = next(posterior.head.parameters())
     stop = start + math.prod(posterior.shape)
     for first in range(0, len(z), _ROWS):
-        rows = z[first : first + _ROWS, start:stop].to(device_of(posterior)).unflatten(-1, tuple(posterior.shape))
+        rows = z[first : first + _ROWS, start:stop].to(like).unflatten(-1, tuple(posterior.shape))
         weights = posterior.weights_of(rows)
         if weights is None:
             exact = posterior.embed(posterior.codes_of(rows))
@@ -239,9 +241,8 @@ class Moves:
 
 def _standard_units(prior: Prior) -> Tensor:
     """(D,): the units of which it is known without samples how they move: of a standard normal, and on a sphere."""
-    parts = getattr(prior, "parts", None)
-    if parts is not None:
-        return torch.cat([_standard_units(part) for part in parts])
+    if isinstance(prior, JointPrior):
+        return torch.cat([_standard_units(part) for part in prior.parts if isinstance(part, Prior)])
     known = isinstance(prior, StandardNormal) or all(space.startswith("sphere") for space in prior.spaces)
     return torch.full((math.prod(prior.shape),), known)
 
@@ -285,7 +286,9 @@ def _moved_in_ball(point: Tensor, steps: Tensor, curvature: float) -> Tensor:
     return moved * (edge / moved.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
 
 
-def way_between(factors: list[Factor], a: Tensor, b: Tensor, t: Tensor, flat: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+def way_between(
+    factors: list[Factor], a: Tensor, b: Tensor, t: Tensor, flat: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
     """(S, D) from a (D,) to b (D,) at the shares t (S, 1) of the way, within the space.
 
     Args:

@@ -16,6 +16,7 @@ from vaekit.errors import ConfigError
 from vaekit.inference import prepare, seeded
 from vaekit.jobs.blocks import block_size, decoded, in_blocks, posterior_of
 from vaekit.jobs.conditions import codes_where, features_of, features_of_data
+from vaekit.jobs.spaces import Moves
 from vaekit.storage import Bundle
 
 SAMPLE = 2000
@@ -32,12 +33,14 @@ class Traversal:
     Attributes:
         x: (U, S, ...) in the source's layout and dtype.
         units: (U,), the index d of each row's unit, most active first.
-        values: (S,), what z_d is in each column.
+        values: (S,), where each column is, from -reach to reach: what z_d is under a standard normal prior.
+        latents: (U, S), what z_d is, whatever the prior.
     """
 
     x: np.ndarray
     units: np.ndarray
     values: np.ndarray
+    latents: np.ndarray
 
 
 def traverse(
@@ -52,9 +55,15 @@ def traverse(
 ) -> Traversal:
     """One unit at a time moved over [-reach, reach], the others held.
 
-    The others stand at 0, or at the posterior mean of an example. Rows are the units that the data use most, by their KL
-    to the prior over (at most 2000 of) the data; without data, those of the first 4096 units whose move changes the decoded
-    mean most.
+    Moves stay within the space of the latent. Under a standard normal prior z_d is the column's value; under another prior of
+    real numbers, the value counts its standard deviations from its mean; a positive unit is at the prior's quantile of that
+    many deviations of a normal; on a sphere the point is turned towards the axis d by that angle; in a ball it goes the
+    geodesic in that direction, so many of the prior's deviations far (`spaces.Moves`). Codes do not move.
+
+    The others stand at 0 or at the posterior mean of an example; without an example, at the mean of another prior of real
+    numbers, at the medians of positive ones, at codes that the prior draws, and on a sphere as far from every axis.
+    Rows are the units that the data use most, by their KL to the prior over (at most 2000 of) the data; without data, those of
+    the first 4096 units whose move changes the decoded mean most.
     Higgins et al., "beta-VAE" (2017), figure 1, is the use of such grids.
 
     Args:
@@ -64,28 +73,28 @@ def traverse(
         where: the category of each condition, by column; unknown where not given.
         num_units: rows, at most all units.
         num_steps: columns, at least 2.
-        reach: the greatest value, > 0; in standard deviations for a standard normal prior.
+        reach: the greatest value, > 0; in standard deviations of the prior. On a sphere it is an angle of at most pi.
 
     Raises:
-        ConfigError: if an argument cannot be.
+        ConfigError: if an argument cannot be, or the latent is of codes alone.
         DataError: if a category is unknown.
     """
     _check(dataset, example, num_units, num_steps, reach)
-    num_latents = bundle.vae.num_latents
-    held = torch.zeros(num_latents)
     with torch.inference_mode():
         features = features_of(bundle, {name: torch.tensor([code]) for name, code in codes_where(bundle, where).items()}, 1)
-        if dataset is not None and example is not None:
-            one = dataset.select([example])
-            held = posterior_of(bundle, one)[0][0]
-            features = features if where else features_of_data(bundle, one)
-        activity = _change(bundle, held, features, reach) if dataset is None else _rates(bundle, dataset)
-        units = torch.argsort(activity, descending=True, stable=True)[: min(num_units, num_latents)]
+        one = None if dataset is None or example is None else dataset.select([example])
+        if one is not None and not where:
+            features = features_of_data(bundle, one)
+        moves = Moves(bundle.vae, features)
+        held = moves.centre if one is None else posterior_of(bundle, one)[0][0]
+        tried = moves.units[:TRIED] if dataset is None else moves.units
+        activity = _change(bundle, moves, held, tried, features, reach) if dataset is None else _rates(bundle, dataset)[tried]
+        units = tried[torch.argsort(activity, descending=True, stable=True)[:num_units]]
         values = np.linspace(-reach, reach, num_steps)
-        z = held.repeat(len(units), num_steps, 1)
-        z[torch.arange(len(units)), :, units] = torch.from_numpy(values).float()
+        z = moves.along(held, units, torch.from_numpy(values))
         x = decoded(bundle, z.flatten(0, 1), _repeated(features, len(units) * num_steps), "mean")
-    return Traversal(x.reshape(len(units), num_steps, *x.shape[1:]), units.numpy(), values)
+    latents = z[torch.arange(len(units)), :, units].numpy()
+    return Traversal(x.reshape(len(units), num_steps, *x.shape[1:]), units.numpy(), values, latents)
 
 
 def _check(dataset: Dataset | None, example: int | None, num_units: int, num_steps: int, reach: float) -> None:
@@ -122,19 +131,18 @@ def _rates(bundle: Bundle, dataset: Dataset) -> Tensor:
     return total / len(dataset)
 
 
-def _change(bundle: Bundle, held: Tensor, features: Tensor | None, reach: float) -> Tensor:
-    """(min(D, TRIED),): mean squared change of the decoded mean as each unit goes from -reach to reach."""
-    num, block, on = min(len(held), TRIED), block_size(bundle.schema), device_of(bundle.vae)
+def _change(bundle: Bundle, moves: Moves, held: Tensor, tried: Tensor, features: Tensor | None, reach: float) -> Tensor:
+    """(U,): mean squared change of the decoded mean as each unit that is tried goes from -reach to reach."""
+    block, on = block_size(bundle.schema), device_of(bundle.vae)
+    ends = torch.tensor([-reach, reach], dtype=torch.float64)
 
     def change(low: Tensor, high: Tensor, features: Tensor | None) -> tuple[Tensor]:
         ends = [bundle.vae.decode_flat(z[None], features).mean[0] for z in (low, high)]
         return ((ends[1] - ends[0]).square().flatten(1).mean(1),)
 
     changes = []
-    for units in torch.arange(num).split(block):  # a block at a time: all ends together would be D^2 numbers
-        rows = torch.arange(len(units))
-        low, high = held.repeat(len(units), 1), held.repeat(len(units), 1)
-        low[rows, units], high[rows, units] = -reach, reach
+    for units in tried.split(block):  # a block at a time: all ends together would be D^2 numbers
+        low, high = moves.along(held, units, ends).unbind(1)
         (found,) = in_blocks(change, [low.to(on), high.to(on), _repeated(features, len(units))], block)
         changes.append(found.cpu())
     return torch.cat(changes)
