@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from small_models import image_bundle, vector_bundle, vector_data
-from vaekit import posteriors, priors
+from vaekit import posteriors, priors, storage
+from vaekit.cli.main import run
 from vaekit.data.transforms import Standardize
 from vaekit.data.writing import write_table
 from vaekit.distributions import diagonal_normal
@@ -311,3 +313,15 @@ def test_scores_say_where_the_posterior_has_no_density():
     assert score(normal(), data, num_samples=2).warning is None
     assert score(codes(), data, num_samples=2).warning is None
     assert image_bundle().vae.posterior.has_density
+
+
+def test_the_command_says_it_as_well(tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", x=vector_data(6).raw())
+    for name, bundle in (("point", model(priors.StandardNormal(2), posteriors.Deterministic(net(), 2))), ("normal", normal())):
+        storage.save(bundle, tmp_path / name)
+        line = ["score", str(tmp_path / name), str(tmp_path / "x.npz"), "-o", str(tmp_path / f"{name}.csv"), "--samples", "2"]
+        assert run([*line, "--json"]) == 0
+        out, err = capsys.readouterr()
+        warned = name == "point"
+        assert ("bounds nothing" in err) == warned
+        assert ("warning" in json.loads(out)) == warned
