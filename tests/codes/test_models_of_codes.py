@@ -116,8 +116,10 @@ def test_a_model_does_every_job(tmp_path, kind) -> None:
     assert np.array_equal(loaded.decode(encoding, draw="mean"), loaded.reconstruct(x, split="all"))
     assert loaded.generate(5).shape == (5, 4, 4)
     assert np.array_equal(loaded.generate(5), trained.generate(5))
-    assert loaded.interpolate(x, 0, 1).shape == (9, 4, 4)
-    assert loaded.traverse(x, num_units=2, num_steps=3).x.shape == (2, 3, 4, 4)
+    with pytest.raises(ConfigError, match="a way from one to another"):  # there is nothing between two codes
+        loaded.interpolate(x, 0, 1)
+    with pytest.raises(ConfigError, match="a way from one to another"):
+        loaded.traverse(x, num_units=2, num_steps=3)
     report = loaded.evaluate(x, num_samples=3, split="all")
     assert math.isfinite(report.nll_nats)
     if kind != "categories":
