@@ -304,15 +304,15 @@ class Model:
         split: str | None = None,
         **options: Any,
     ) -> Traversal:
-        """One latent unit at a time moved over [-reach, reach]: a row a unit, the most active first.
+        """One latent unit at a time moved over `reach` deviations of the prior: a row a unit, the most active first.
 
         Args:
             data: examples that rank the units; None to rank them by what they change.
-            example: index of the example at whose latents the others are held; at 0 if None.
+            example: index of the example at whose latents the others are held; at the prior's centre if None.
             where: the category of each condition, by column.
             num_units: rows.
             num_steps: columns.
-            reach: the greatest value.
+            reach: how far, in standard deviations of the prior either way.
             split: which part of data that come split.
             **options: of `vaekit.data.loading.conform`.
         """

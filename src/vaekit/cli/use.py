@@ -299,11 +299,11 @@ def traverse(
         model: A model folder.
         data: Data that say which units are active; without, the units that change the output most come first.
         out: A folder, a .png grid, or an array file: the ending chooses.
-        example: Hold the other units at this example of DATA, counted from 0; at 0 if left out.
+        example: Hold the other units at this example of DATA, counted from 0; at the prior's centre if left out.
         where: Ask for a category, as COLUMN=VALUE. Repeat it for more columns.
         units: How many rows.
         steps: How many columns.
-        reach: The columns go from minus this to this.
+        reach: How far the columns go either way, in standard deviations of the prior.
     """
     _check(out, force)
     asked = parse_where(where)
