@@ -13,7 +13,7 @@ from vaekit.networks import MLP, ConditionEncoder, ConvDecoder, ConvEncoder
 from vaekit.posteriors import DiagonalNormal
 from vaekit.priors import StandardNormal
 from vaekit.storage import Bundle
-from vaekit.vae import VAE
+from vaekit.vae import VAE, HierarchicalVAE
 
 LATENTS = 4
 
@@ -29,6 +29,14 @@ def image_data(num: int = 30, seed: int = 0) -> Dataset:
 def vector_data(num: int = 30, seed: int = 0) -> Dataset:
     """Vectors of 5 real numbers."""
     return loading.open(np.random.default_rng(seed).normal(2.0, 3.0, (num, 5)).astype(np.float32))
+
+
+def shaken(vae: HierarchicalVAE, size: float = 0.2) -> HierarchicalVAE:
+    """Weights away from their special start."""
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.add_(torch.randn_like(parameter) * size)
+    return vae
 
 
 def image_bundle(*, conditional: bool = False, binarize: bool = False, conv: bool = False) -> Bundle:

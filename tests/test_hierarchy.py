@@ -16,6 +16,7 @@ from torch.distributions import MultivariateNormal
 from torch.distributions import Normal as TorchNormal
 
 from conftest import inverse_softplus
+from small_models import shaken
 from vaekit.component import build
 from vaekit.errors import ConfigError
 from vaekit.likelihoods import Bernoulli, DiscretizedLogisticMixture, Normal
@@ -246,14 +247,6 @@ makers = pytest.mark.parametrize("make", MAKERS, ids=["dense", "conv", "conv-abs
 
 def binary(num: int = 5) -> Tensor:
     return (torch.rand(num, 1, 6, 5, generator=torch.Generator().manual_seed(4)) < 0.4).float()
-
-
-def shaken(vae: HierarchicalVAE, size: float = 0.2) -> HierarchicalVAE:
-    """Weights away from their special start."""
-    with torch.no_grad():
-        for parameter in vae.parameters():
-            parameter.add_(torch.randn_like(parameter) * size)
-    return vae
 
 
 def test_shapes_of_levels_follow_the_stages() -> None:

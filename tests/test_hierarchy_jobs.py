@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vaekit
-from small_models import image_data, vector_data
+from small_models import image_data, shaken, vector_data
 from vaekit import inference, recipes, storage
 from vaekit.cli.main import run
 from vaekit.data import loading
@@ -30,15 +30,6 @@ from vaekit.objectives import ELBO
 from vaekit.storage import Bundle
 from vaekit.training.run import train
 from vaekit.vae import HierarchicalVAE
-
-
-def shaken(vae: HierarchicalVAE, size: float = 0.2) -> HierarchicalVAE:
-    """Weights away from their special start."""
-    with torch.no_grad():
-        for parameter in vae.parameters():
-            parameter.add_(torch.randn_like(parameter) * size)
-    return vae
-
 
 # ------------------------------------------------------------------------------------------------------------------- jobs
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from vaekit import posteriors, priors
-from vaekit.distributions import WrappedNormal, mobius_add, stopped
+from vaekit.distributions import WrappedNormal, mobius_add, positive, stopped
 from vaekit.errors import ConfigError
 from vaekit.likelihoods import Bernoulli
 from vaekit.networks import MLP
 from vaekit.objectives import ELBO
 from vaekit.vae import VAE
+
+Check = Callable[..., None]
 
 
 def wrapped(mean: list[float], scale: list[float], curvature: float) -> WrappedNormal:
@@ -43,6 +46,19 @@ def disc(curvature: float) -> tuple[Tensor, Tensor]:
 def test_density_integrates_to_one(mean: list[float], scale: list[float], curvature: float) -> None:
     points, area = disc(curvature)
     assert (wrapped(mean, scale, curvature).log_prob(points).exp() * area).sum().item() == pytest.approx(1.0, abs=2e-3)
+
+
+@pytest.mark.parametrize(("mean", "scale", "curvature"), [([0.5, -0.3], [0.4, 0.8], 1.0), ([0.9, 0.6], [0.7, 0.2], 0.5)])
+def test_samples_are_of_the_density_away_from_the_centre(
+    mean: list[float], scale: list[float], curvature: float, within_standard_errors: Check
+) -> None:
+    """The characteristic function of the samples against that of the density."""
+    p, (points, area) = wrapped(mean, scale, curvature), disc(curvature)
+    z, mass = p.rsample((20_000,)), p.log_prob(points).exp() * area
+    waves = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, -3.0], [5.0, 4.0], [-1.0, 6.0]]).double()
+    for wave in (torch.cos, torch.sin):
+        expected = torch.stack([(mass * wave(points @ w)).sum() for w in waves])
+        within_standard_errors(wave(z @ waves.T), expected, 4.5)
 
 
 def test_in_one_dimension_the_density_is_that_of_the_map() -> None:
@@ -100,20 +116,42 @@ def test_float32_is_finite_at_the_border() -> None:
     assert torch.isfinite(scale.grad).all()
 
 
+@pytest.mark.parametrize("curvature", [0.5, 2.0])
+def test_the_networks_numbers_are_half_the_way_from_the_centre(curvature: float) -> None:
+    """The mean lies towards r at a distance of 2 |r|, but for the limit at 7 / sqrt(c)."""
+    posterior, x = posteriors.WrappedNormal(MLP(3, [5]), 2, curvature).double(), torch.randn(7, 3).double()
+    with torch.no_grad():
+        posterior.head.linear.weight.mul_(8.0)  # some of them far enough to be limited
+    raw, q = posterior.head(posterior.network(x)), posterior(x)
+    root, length = math.sqrt(curvature), raw[:, 0].norm(dim=-1)
+    distance = 2 / root * torch.atanh(root * q.loc.norm(dim=-1))
+    torch.testing.assert_close(distance, 7 / root * torch.tanh(root * length / 3.5))
+    assert (distance / (2 * length)).min() < 0.97
+    torch.testing.assert_close(q.loc / q.loc.norm(dim=-1, keepdim=True), raw[:, 0] / length[:, None])
+    torch.testing.assert_close(q.scale, positive(raw[:, 1]))
+
+
+def test_temperature_multiplies_the_scale_in_the_tangent_space() -> None:
+    z = 0.5 * torch.rand(20, 2).double()
+    found = priors.WrappedNormal(2, 0.8, 0.7).double()(temperature=0.5).log_prob(z)
+    torch.testing.assert_close(found, wrapped([0.0, 0.0], [0.35, 0.35], 0.8).log_prob(z), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(("size", "scale", "dims"), [(4.5, 0.5, 2), (6.0, 0.1, 2), (50.0, 0.1, 2), (4.0, 1.0, 10)])
-def test_float32_rates_are_those_of_float64_however_far_the_network_goes(size: float, scale: float, dims: int) -> None:
+def test_float32_rates_are_those_of_float64_however_far_the_network_goes(
+    size: float, scale: float, dims: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     posterior = posteriors.WrappedNormal(MLP(1, [1]), dims)
     raw = torch.zeros(1, 2, dims)
     raw[..., 0, 0], raw[..., 1, :] = size, math.log(math.expm1(scale)) - 0.5413
     posterior.parameters_at = lambda x, condition, mask: raw  # what a network could say
+    noise = torch.randn(4000, 1, dims)
+    monkeypatch.setattr(torch, "randn", lambda *_, dtype, **__: noise.to(dtype))  # one draw for both precisions
     rates = []
     for dtype in (torch.float32, torch.float64):
         raw = raw.to(dtype)
-        torch.manual_seed(0)
         q, p = posterior(torch.zeros(1, 1)), priors.WrappedNormal(dims).to(dtype)()
-        noise = torch.randn(4000, 1, dims)
-        q._last = (q._wrapped(noise.to(dtype) * q.scale), noise.to(dtype) * q.scale)
-        z = q._last[0]
+        z = q.rsample((4000,))
         rates.append((q.log_prob(z) - p.log_prob(z)).double())
     assert (rates[0] - rates[1]).abs().max() < 0.3
     assert (rates[0].mean() - rates[1].mean()).abs() < 0.02

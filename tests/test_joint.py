@@ -7,7 +7,7 @@ import torch
 from torch import distributions as td
 
 from vaekit import posteriors, priors
-from vaekit.distributions import Joint, centre, closed_form_kl, diagonal_normal, stopped, unit_kl
+from vaekit.distributions import Joint, centre, closed_form_kl, diagonal_normal, positive, stopped, unit_kl
 from vaekit.errors import ConfigError
 from vaekit.likelihoods import Bernoulli
 from vaekit.networks import MLP
@@ -72,6 +72,14 @@ def test_gamma_density_integrates_to_one_and_its_mean_is_a_over_b() -> None:
         assert variance == pytest.approx(temperature**2 * 2.5 / 0.7**2, rel=3e-3)
 
 
+def test_concentration_and_rate_are_those_of_the_network() -> None:
+    posterior, x = posteriors.Gamma(MLP(3, [5]), 2).double(), torch.randn(7, 3).double()
+    concentration, rate = positive(posterior.head(posterior.network(x))).unbind(1)
+    q = posterior(x)
+    torch.testing.assert_close(q.mean, concentration / rate)
+    torch.testing.assert_close(q.variance, concentration / rate**2)
+
+
 def test_gamma_rate_is_closed_and_equals_its_sampled_form() -> None:
     torch.manual_seed(0)
     q = posteriors.Gamma(MLP(3, [8]), 2).double()(torch.randn(1, 3).double())
@@ -91,6 +99,21 @@ def test_gradient_through_gamma_samples_is_that_of_the_mean() -> None:
     grads = torch.autograd.grad(z.mean(), [a, b])
     assert grads[0].item() == pytest.approx(1 / 1.7, rel=0.02)  # d(a / b)/da
     assert grads[1].item() == pytest.approx(-0.6 / 1.7**2, rel=0.02)
+
+
+def test_temperature_reaches_every_part() -> None:
+    prior = priors.Joint([priors.StandardNormal(1), priors.Gamma(1, 3.0, 2.0)]).double()
+    torch.testing.assert_close(prior(temperature=0.5).mean, torch.tensor([0.0, 1.5]).double())
+    torch.testing.assert_close(prior(temperature=0.5).variance, 0.25 * torch.tensor([1.0, 0.75]).double())
+
+
+def test_a_condition_reaches_every_part() -> None:
+    conditional = priors.Chain(priors.StandardNormal(1), [posteriors.DiagonalNormal(MLP(1, [4], condition_features=2), 1)])
+    parts = [conditional, priors.StandardNormal(1)]
+    prior, z, c = priors.Joint(parts).double(), torch.randn(4, 3).double(), torch.randn(4, 2).double()
+    expected = parts[0](c).log_prob(z[:, :2]) + parts[1]().log_prob(z[:, 2:])
+    torch.testing.assert_close(prior(c).log_prob(z), expected)
+    assert (prior(c).log_prob(z) - prior(-c).log_prob(z)).abs().min() > 1e-4
 
 
 def test_a_model_of_a_joint_latent_learns() -> None:

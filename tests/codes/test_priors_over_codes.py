@@ -74,6 +74,23 @@ def test_codes_are_drawn_as_often_as_they_are_probable(prior, temperature) -> No
     assert ((shares - expected).abs() <= 4.5 * standard_error + 2 / 8000).all(), (shares, expected)
 
 
+@pytest.mark.parametrize("prior", ["categorical", "autoregressive"])
+def test_temperature_divides_the_logits(prior) -> None:
+    p, _, _ = made(prior)
+    logits = p.logits.expand(27, 3, 3) if prior == "categorical" else p.network.logits(ALL, None)
+    expected = (logits / 0.5).log_softmax(-1).gather(-1, ALL[..., None]).sum((1, 2))
+    torch.testing.assert_close(p(temperature=0.5).log_mass(ALL), expected)
+
+
+def test_every_row_has_its_own_condition() -> None:
+    p, _, condition = made("conditional")
+    codes = ALL[:, None].expand(-1, 4, -1)
+    found = p(condition).log_mass(codes)
+    for i in range(4):
+        torch.testing.assert_close(p(condition[i : i + 1]).log_mass(codes[:, i : i + 1]), found[:, i : i + 1])
+        assert all((found[:, i] - found[:, j]).abs().max() > 0.01 for j in range(i))
+
+
 def test_a_token_depends_on_those_before_it_alone() -> None:
     p, _, _ = made("autoregressive")
     codes = torch.tensor([[0, 1, 2], [0, 1, 0], [0, 2, 2], [1, 1, 2]])

@@ -106,6 +106,13 @@ def test_the_gradient_of_the_sum_of_layers_goes_straight_through_once() -> None:
     torch.testing.assert_close(x.grad, total.grad)
 
 
+def test_the_network_of_a_sum_sees_the_sum_of_all_layers() -> None:
+    vectors, z = MLP(3, [4]), torch.randn(2, 9, 4, 3)
+    torch.testing.assert_close(SumOfLayers(vectors)(z), vectors(z[:, :, 0] + z[:, :, 1] + z[:, :, 2] + z[:, :, 3]))
+    grids, z = GridDecoder([2, 2, 3], [1, 3, 5], [3, 4]), torch.randn(2, 5, 3, 2, 2, 3)
+    torch.testing.assert_close(SumOfLayers(grids, layer_dims=3)(z), grids(z[:, :, 0] + z[:, :, 1] + z[:, :, 2]))
+
+
 def test_stopped_and_called_stopped() -> None:
     posterior = through(2, positions=3, decay=0.0)
     x = torch.randn(5, 6).double().requires_grad_()

@@ -49,6 +49,17 @@ def test_the_models_own_data_are_covered_as_they_should_be(linear_gaussian, popu
     assert dict(found.curve)[0.5] == pytest.approx(found.coverage_50)
 
 
+def test_the_errors_are_the_spread_over_populations(linear_gaussian, population):
+    """60 populations: their spread is known to 1 / sqrt(120), 9 %."""
+    vae, found = linear_gaussian.exact_vae(), []
+    for seed, x in enumerate(population(60 * 300).reshape(60, 300, -1)):
+        data = loading.open(x)
+        found.append(calibration(bundle_of(vae, data), data, seed=seed))
+    for value in ("coverage_50", "coverage_90"):
+        spread = np.std([getattr(one, value) for one in found], ddof=1)
+        assert np.mean([getattr(one, f"{value}_error") for one in found]) == pytest.approx(spread, rel=0.35)
+
+
 def test_a_model_that_is_too_sure_of_itself_covers_too_little(linear_gaussian, population):
     data = loading.open(population(4000))
     vae = linear_gaussian.exact_vae()

@@ -48,6 +48,19 @@ def test_both_bounds_hold_and_are_near(linear_gaussian, population, times, shift
     assert found.whole_latent
 
 
+def test_the_errors_are_the_spread_over_populations(linear_gaussian, population):
+    """40 populations: their spread is known to 1 / sqrt(80), 11 %."""
+    gain, offset, scale_tril = linear_gaussian.exact_posterior()
+    vae = linear_gaussian.vae(0.6 * gain, offset + 0.5, 1.5 * scale_tril).float().eval()
+    found = []
+    for seed, x in enumerate(population(40 * 300).reshape(40, 300, -1)):
+        data = loading.open(x)
+        found.append(information(Bundle(vae, Levels(), data.schema), data, seed=seed))
+    for value, error in (("mutual_information", "mutual_information_error"), ("marginal_kl", "marginal_kl_error")):
+        spread = np.std([getattr(one, value) for one in found], ddof=1)
+        assert np.mean([getattr(one, error) for one in found]) == pytest.approx(spread, rel=0.4)
+
+
 def test_it_is_the_brute_force_sum(monkeypatch):
     monkeypatch.setattr(module, "MAX_ELEMENTS", 16 * 7 * 4 * 3)  # blocks of 7 examples and fewer
     monkeypatch.setattr(module, "_BLOCK", 7)

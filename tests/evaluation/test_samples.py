@@ -61,6 +61,14 @@ def test_kernel_distance_has_no_bias():
     assert kernel_distance(rng.normal(size=(500, 2)), rng.normal(1.0, 1.0, (500, 2)), num_subsets=4)[0] > 1.0
 
 
+def test_kernel_distance_error_is_the_spread_over_seeds():
+    """60 choices of the subsets: their spread is known to 1 / sqrt(120), 9 %."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(400, 2)), rng.normal(0.5, 1.2, (400, 2))
+    distances, errors = zip(*(kernel_distance(x, y, num_subsets=20, subset_size=40, seed=s) for s in range(60)), strict=True)
+    assert np.mean(errors) == pytest.approx(np.std(distances, ddof=1), rel=0.4)
+
+
 LINE = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [13.0, 0.0]])
 
 

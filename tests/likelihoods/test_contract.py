@@ -92,7 +92,7 @@ def test_gradient(case: Case) -> None:
 
 
 @cases
-@pytest.mark.parametrize("junk", [math.nan, -1.0, 1e9])
+@pytest.mark.parametrize("junk", [math.nan, math.inf, -1.0, 1e9])
 def test_what_stands_at_a_missing_element_is_not_read(case: Case, junk: float) -> None:
     likelihood = wild(case.make())
     x, z = case.data(B, *likelihood.shape), latents().requires_grad_()

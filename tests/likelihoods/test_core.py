@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from likelihood_cases import CASES
+from likelihood_cases import CASES, B, D, K, latents, without_features
 from vaekit import likelihoods
 from vaekit.distributions import MaskableDistribution
 from vaekit.errors import ConfigError
@@ -21,8 +21,6 @@ from vaekit.networks import MLP, ConvDecoder
 from vaekit.priors import StandardNormal
 
 Check = Callable[..., None]
-
-K, B, D = 2, 3, 2
 
 
 def mlp(condition_features: int = 0) -> MLP:
@@ -51,9 +49,6 @@ DISCRETE: dict[str, tuple[Callable[[], Likelihood], int]] = {
 }
 CONTINUOUS: dict[str, Callable[[], Likelihood]] = {
     "continuous bernoulli": lambda: ContinuousBernoulli(mlp(), [3]),
-    "normal shared": lambda: Normal(mlp(), [3]),
-    "normal per dimension": lambda: Normal(mlp(), [3], scale="per_dimension"),
-    "normal predicted": lambda: Normal(mlp(), [3], scale="predicted"),
 }
 ALL: dict[str, Callable[[], Likelihood]] = {**{name: make for name, (make, _) in DISCRETE.items()}, **CONTINUOUS}
 
@@ -65,10 +60,6 @@ def wild(likelihood: Likelihood) -> Likelihood:
         for parameter in likelihood.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.7)
     return likelihood
-
-
-def latents() -> Tensor:
-    return torch.randn(K, B, D, dtype=torch.float64)
 
 
 def values_of(levels: int, shape: tuple[int, ...]) -> Tensor:
@@ -103,8 +94,7 @@ def test_integrates_to_one(name: str) -> None:
     """Each element on its own, the others masked: a product is one when its factors are."""
     likelihood = wild(CONTINUOUS[name]())
     p = likelihood(latents())
-    low, high = (0.0, 1.0) if name.startswith("continuous") else (-40.0, 40.0)
-    grid = torch.linspace(low, high, 20_001, dtype=torch.float64)
+    grid = torch.linspace(0, 1, 20_001, dtype=torch.float64)
     for at in range(3):
         x = torch.zeros(grid.numel(), 1, 1, 3, dtype=torch.float64)
         x[..., at] = grid[:, None, None]
@@ -138,8 +128,7 @@ def test_masked_is_the_marginal_by_brute_force(name: str) -> None:
 def test_masked_density_is_the_marginal(name: str) -> None:
     likelihood = wild(CONTINUOUS[name]())
     p, x = likelihood(latents()), data_for(likelihood)
-    low, high = (0.0, 1.0) if name.startswith("continuous") else (-40.0, 40.0)
-    grid = torch.linspace(low, high, 20_001, dtype=torch.float64)
+    grid = torch.linspace(0, 1, 20_001, dtype=torch.float64)
     full = x.expand(grid.numel(), 1, B, 3).clone()
     full[..., 1] = grid[:, None, None]
     expected = torch.trapezoid(p.log_prob(full).exp(), grid, dim=0).log()
@@ -198,7 +187,7 @@ def test_check_does_not_read_missing_elements(name: str) -> None:
     for junk in (math.nan, math.inf, -0.5, 1e9):
         dirty = torch.where(mask, x, junk)
         assert likelihood.check(dirty, mask) is None
-        assert likelihood.check(dirty, ~mask) is not None or (isinstance(likelihood, Normal) and math.isfinite(junk))
+        assert likelihood.check(dirty, ~mask) is not None
     assert likelihood.check(x, torch.zeros_like(mask)) is None
 
 
@@ -326,14 +315,6 @@ def test_mean_is_the_mean(name: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- data-dependent start
-
-
-def without_features(likelihood: Likelihood) -> Likelihood:
-    """The same likelihood with a network that says nothing, so that only the head's bias speaks."""
-    network = likelihood.network
-    out_shape = network.out_shape
-    network.forward = lambda z, condition=None, mask=None: torch.zeros(*z.shape[:-1], *out_shape)
-    return likelihood
 
 
 def test_bernoulli_starts_at_the_marginal() -> None:

@@ -8,8 +8,9 @@ import torch
 from vaekit.errors import ConfigError
 from vaekit.likelihoods import Normal
 from vaekit.networks import MLP
+from vaekit.objectives import ELBO
 from vaekit.objectives.sliced import SlicedWAE, sliced_wasserstein
-from vaekit.posteriors import Deterministic
+from vaekit.posteriors import Deterministic, DiagonalNormal
 from vaekit.priors import StandardNormal
 from vaekit.vae import VAE
 
@@ -31,6 +32,26 @@ def test_normals_of_two_scales() -> None:
     torch.manual_seed(0)
     x, y = torch.randn(4000, 3).double(), 2.5 * torch.randn(4000, 3).double()
     assert sliced_wasserstein(x, y, 50).item() == pytest.approx(3 * 1.5**2, rel=0.05)
+
+
+def test_the_loss_is_the_distortion_and_the_weighted_distance_by_hand() -> None:
+    """Every sample's cloud against one of its own from the prior, along the same directions; the rate is no part of it."""
+    torch.manual_seed(0)
+    vae = VAE(StandardNormal(2), DiagonalNormal(MLP(3, [4]), 2), Normal(MLP(2, [4]), [3])).double()
+    trace = vae(torch.randn(6, 3).double(), num_samples=3)
+    torch.manual_seed(8)
+    bound = SlicedWAE(7.0, num_slices=5)(trace)
+    torch.manual_seed(8)
+    drawn, along = vae.prior().sample((3, 6)), torch.randn(2, 5, dtype=torch.float64)
+    along = along / along.norm(dim=0)
+    distance = torch.zeros(()).double()
+    for k in range(3):
+        for s in range(5):
+            x, y = ((points[k] @ along[:, s]).sort().values for points in (trace.latents[0].z, drawn))
+            distance = distance + 2 * (x - y).square().mean() / (3 * 5)
+    torch.testing.assert_close(bound.terms["sliced_wasserstein"], distance)
+    torch.testing.assert_close(bound.loss, -trace.log_likelihood.mean() + 7.0 * distance)
+    torch.testing.assert_close(bound.rate, ELBO()(trace).rate)
 
 
 def test_it_brings_the_aggregate_to_the_prior() -> None:

@@ -117,6 +117,8 @@ def test_draws_of_the_prior_follow_it(within_standard_errors) -> None:
     torch.manual_seed(1)
     cold = vae.sample_prior(2000, temperature=0.1)[0]
     assert (cold[:, 3:].std(0) - 0.1).abs().max() < 0.01
+    p = vae.prior.conditionals[0](cold[:, 3:])
+    assert (((cold[:, :3] - p.mean) / p.stddev).std(0) - 0.1).abs().max() < 0.01
 
 
 def test_a_condition_reaches_every_level() -> None:

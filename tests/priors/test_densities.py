@@ -14,6 +14,7 @@ from vaekit.errors import ConfigError
 from vaekit.networks import MLP
 from vaekit.posteriors import DiagonalNormal, FullNormal
 from vaekit.priors import Autoregressive, Exemplar, Flow, FlowMatching, MixtureOfNormals, Prior, Standardized, Vamp
+from vaekit.priors.matching import FlowOfVelocity
 
 Check = Callable[..., None]
 
@@ -156,6 +157,22 @@ def test_temperature_of_an_autoregressive_prior_is_that_of_its_factors() -> None
     density = (logits.softmax(-1) * torch.exp(-0.5 * ((z[..., None] - mean) / (0.6 * scale)).square()) / (0.6 * scale)).sum(-1)
     expected = density.log().sum(-1) - math.log(2 * math.pi)
     torch.testing.assert_close(prior(temperature=0.6).log_prob(z), expected)
+
+
+@pytest.mark.parametrize("name", ["maf", "nsf", "realnvp"])
+def test_temperature_of_a_flow_is_that_of_its_noise(name: str) -> None:
+    """log p_T(z) - log p(z) is what the two scales say of the noise; the volume is the same."""
+    prior, z = make(name), torch.randn(5, 2, dtype=torch.float64)
+    noise, _ = prior.flow.pull(z, None)
+    expected = (0.5 - 0.5 / 0.6**2) * noise.square().sum(-1) - 2 * math.log(0.6)
+    torch.testing.assert_close(prior(temperature=0.6).log_prob(z) - prior().log_prob(z), expected)
+
+
+def test_temperature_of_flow_matching_is_that_of_its_noise() -> None:
+    prior, z = make("matching"), torch.randn(5, 2, dtype=torch.float64)
+    expected = FlowOfVelocity(prior.velocity, 16, True, scale=0.6).log_prob(z)
+    torch.testing.assert_close(prior(temperature=0.6).log_prob(z), expected)
+    assert (expected - prior().log_prob(z)).abs().min() > 1e-3
 
 
 @pytest.mark.parametrize("num_units", [1, 2, 5])

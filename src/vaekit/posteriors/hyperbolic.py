@@ -17,12 +17,17 @@ float32 still tells its neighbours apart."""
 
 
 class WrappedNormal(NormalPosterior):
-    """q(z|x) = the wrapped normal on the Poincare ball with mean exp_0(mean(x)) and tangent scales scale(x).
+    """q(z|x) = the wrapped normal on the Poincare ball with mean m(x) and tangent scales scale(x).
+
+        m(x) = tanh(l) r(x) / (sqrt(c) |r(x)|),   l = 3.5 tanh(sqrt(c) |r(x)| / 3.5)
+
+    where r(x) and scale(x) are what the network gives. Near the centre l is sqrt(c) |r|, and m is then exp_0(r), at a distance
+    of 2 |r|, as the metric at 0 is 4: in the orthonormal frame, which the scales are of, that tangent vector is 2 r.
 
     Trees embed in hyperbolic space with little distortion. Formula: `vaekit.distributions.WrappedNormal`. Mathieu, Le Lan,
     Maddison, Tomioka, Teh, "Continuous hierarchical representations with Poincare variational auto-encoders" (2019).
-    Departures: the decoder reads the point's coordinates, there is no gyroplane layer; means stay within a distance of
-    7 / sqrt(c) of the centre.
+    Departures: the decoder reads the point's coordinates, there is no gyroplane layer; l is a soft limit, by which
+    means stay within a distance of 7 / sqrt(c) of the centre.
 
     Args:
         network: maps data to features.
