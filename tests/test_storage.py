@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from vaekit import likelihoods, networks, posteriors, priors, storage
 from vaekit.data.loading import open as open_data
@@ -88,7 +89,10 @@ def set_spec(*path_and_value):
         (set_spec("format", 99), "up to format 1, found format 99. Upgrade"),
         (set_spec("format", "1"), "must give a format version, found '1'"),
         (set_spec("model", None), "must have an object under 'model'"),
-        (set_spec("model", "type", "os.system"), "must be registered, found the type 'os.system'"),
+        (
+            set_spec("model", "type", "os.system"),
+            r"vaekit\.json must describe a model, but: .* must be registered, found the type 'os\.system'.* If the file",
+        ),
         (set_spec("model", "type", "priors.StandardNormal"), "must be here|must fit its arguments"),
         (set_spec("model", "prior", {"type": "priors.StandardNormal", "num_latents": 3}), "exactly the tensors .* foreign"),
         (set_spec("model", "prior", "num_components", 5), r"prior\.\w+ must have the shape \(5,.*\), found \(4,.*\)"),
@@ -96,8 +100,9 @@ def set_spec(*path_and_value):
         (set_spec("model", "prior", "num_components", 10**15), "must have the shape"),
         (set_spec("model", "prior", "cheat", 1), "must fit its arguments"),
         (set_spec("transform", "type", "data.Nothing"), "must be registered"),
-        (set_spec("schema", "shape", [6, 5]), r"schema in .* must be valid"),
-        (set_spec("schema", "kind", "spells"), r"schema in .* must be valid"),
+        (set_spec("schema", "shape", [6, 5]), r"schema in .* must be valid, but: \w"),
+        (set_spec("schema", "kind", "spells"), r"schema in .* must be valid, but: `kind`: Input should be"),
+        (set_spec("schema", "source", "dtype", 3), r"schema in .* must be valid, but: `source\.dtype`: Input should be"),
         (set_spec("weights", "sha256", "0" * 64), "must have the hash"),
     ],
 )
@@ -168,9 +173,20 @@ def test_nothing_is_left_half_written(tmp_path, monkeypatch):
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
-def test_numbers_that_json_has_not_are_not_written(tmp_path):
+def test_a_disk_that_is_full_is_one_sentence(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: File too large (os error 27)")
+
+    monkeypatch.setattr(storage, "save_file", fail)
+    with pytest.raises(ConfigError, match=r"must be writable, but: File too large \(os error 27\)\. Free some space"):
+        storage.save(make_bundle(), tmp_path / "model")
+    assert not (tmp_path / "model" / "vaekit.json").exists()
+
+
+def test_numbers_that_json_has_not_are_null(tmp_path):
     bundle = make_bundle()
     bundle.metrics["elbo"] = float("nan")
-    with pytest.raises(ValueError, match="JSON"):
-        storage.save(bundle, tmp_path / "model")
-    assert not (tmp_path / "model" / "vaekit.json").exists()
+    bundle.training["losses"] = [1.5, float("-inf")]
+    loaded = storage.load(storage.save(bundle, tmp_path / "model"))
+    assert loaded.metrics == {"validation_elbo": -1.5, "elbo": None}
+    assert loaded.training == {"steps": 5, "stopped": "budget", "losses": [1.5, None]}

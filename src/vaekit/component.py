@@ -155,6 +155,29 @@ def device_of(component: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def check_device(name: str) -> torch.device:
+    """The device of a name: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the best that is there. No device is touched.
+
+    Raises:
+        ConfigError: if there is no such device.
+
+    Example:
+        >>> check_device("cpu")
+        device(type='cpu')
+    """
+    if name == "auto":
+        best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return torch.device("cpu") if best is None else best
+    kind, colon, index = name.partition(":")
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    numbered = index.isascii() and index.isdigit()
+    if (colon and not numbered) or int(index or 0) >= counts.get(kind, 0):
+        raise ConfigError(
+            f"`device` must be one that is there, got {name!r}. Use `cpu`, `cuda`, `cuda:N` or `mps`, or `auto` for the best."
+        )
+    return torch.device(name)
+
+
 def call_stopped(module: nn.Module, *arguments: Any) -> Any:
     """`module(*arguments)` with parameters that no gradient reaches; gradients through the arguments stay.
 

@@ -16,7 +16,7 @@ from torch.distributions import MixtureSameFamily
 from vaekit import objectives
 from vaekit.component import device_of, full_precision
 from vaekit.data.dataset import Dataset
-from vaekit.errors import ConfigError
+from vaekit.errors import ConfigError, DataError
 from vaekit.storage import Bundle
 from vaekit.types import Batch, Condition, Trace
 from vaekit.vae import LatentModel
@@ -26,6 +26,10 @@ Progress = Callable[[int, int], None]
 
 MAX_ELEMENTS = 2**22
 """Elements of the largest tensor of a chunk: 16 MiB of float32, so that a handful of temporaries stays near 64 MB."""
+
+
+ACTIVE = 0.01
+"""A unit is active where Var_x(E_q[z_d]) exceeds this (Burda et al., 2016, section 5.2)."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,21 @@ class Inputs:
     x: Tensor
     mask: Tensor | None
     condition: Condition | None
+
+
+def is_point(vae: LatentModel) -> bool:
+    """Whether the posterior, or a part of it, is a single point an example, so that no bound is one on log p(x|c)."""
+    return not getattr(getattr(vae, "posterior", None), "has_density", True)
+
+
+def check_examples(dataset: Dataset) -> None:
+    """Refuses a data set without examples.
+
+    Raises:
+        DataError: if there are none.
+    """
+    if len(dataset) == 0:
+        raise DataError("The data must hold at least one example, found none. Give another split or file.")
 
 
 @contextmanager

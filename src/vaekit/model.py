@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vaekit import storage
-from vaekit.component import Component
+from vaekit.component import Component, check_device
 from vaekit.data import loading
 from vaekit.data.dataset import Dataset, fingerprint
 from vaekit.data.schema import Schema
@@ -21,7 +21,8 @@ from vaekit.jobs.interpolate import interpolate
 from vaekit.jobs.reconstruct import reconstruct
 from vaekit.jobs.score import Scores, score
 from vaekit.jobs.traverse import Traversal, traverse
-from vaekit.storage import Bundle
+from vaekit.model_tables import TableJobs
+from vaekit.storage import HELD_OUT, Bundle
 from vaekit.types import Json
 from vaekit.vae import HierarchicalVAE, LatentModel
 
@@ -32,16 +33,13 @@ if TYPE_CHECKING:
     from vaekit.objectives import Objective
     from vaekit.priors import Prior
 
-HELD_OUT = "held_out"
-"""The key of the training summary under which stands how a part was held out of data without splits, and of which data."""
-
 _TRAINED_ON = (
     "These are the data that the model was trained on: the part that was held out is read; `split='all'` (`--split all`) "
     "for everything."
 )
 
 
-class Model:
+class Model(TableJobs):
     """A trained VAE and what it is for.
 
     Data is given as a path, an array, a tensor or a `Dataset`, in the form that the model was trained on, and is checked
@@ -160,18 +158,19 @@ class Model:
         self,
         num: int = 16,
         *,
-        where: Mapping[str, str | int] | None = None,
+        where: Any = None,
         temperature: float = 1.0,
         draw: str = "auto",
         seed: int = 0,
         progress: Progress | None = None,
-    ) -> np.ndarray:
+    ) -> Any:
         """New examples, (num, ...) in the source's form: z ~ p(z|c), x ~ p(x|z, c).
 
         Args:
             num: how many.
             where: the category of each condition, by column, as in `{"label": 3}`; those not given are drawn as often as
-                in training. `generate_labelled` also tells which.
+                in training. `generate_labelled` also tells which. Of a table, what any columns must be, as in
+                `["age>=30", "income=>50K"]`: rows are drawn from the model's conditional distribution.
             temperature: factor on the prior's scales, > 0.
             draw: `mean` of p(x|z, c), a `sample` of it, or `auto`: the mean for images, a sample for vectors.
             seed: of all draws.
@@ -181,7 +180,8 @@ class Model:
             ConfigError: if an argument cannot be.
             DataError: if a category is unknown.
         """
-        return generate(self.bundle, num, where=where, temperature=temperature, draw=draw, seed=seed, progress=progress).x
+        made = generate(self.bundle, num, where=where, temperature=temperature, draw=draw, seed=seed, progress=progress)
+        return self.rows(made.x, seed)
 
     def generate_labelled(self, num: int = 16, **options: Any) -> Generated:
         """As `generate`, with the categories that each example was made for."""
@@ -196,8 +196,8 @@ class Model:
         split: str | None = None,
         progress: Progress | None = None,
         **options: Any,
-    ) -> np.ndarray:
-        """E p(x|z, c) at z = E q(z|x, c), (N, ...) in the source's form.
+    ) -> Any:
+        """E p(x|z, c) at z = E q(z|x, c), (N, ...) in the source's form; of a table, medians and likeliest categories.
 
         Args:
             data: N examples.
@@ -208,7 +208,7 @@ class Model:
             **options: of `vaekit.data.loading.conform`.
         """
         dataset = self.read(data, split, default="held_out", **options)
-        return reconstruct(self.bundle, dataset, draw=draw, seed=seed, progress=progress)
+        return self.rows(reconstruct(self.bundle, dataset, draw=draw, seed=seed, progress=progress), seed)
 
     def encode(self, data: Any, *, split: str | None = None, progress: Progress | None = None, **options: Any) -> Encoding:
         """Mean and scale of q(z|x, c) for every example: the same to the last bit in any batch and in any order.
@@ -229,7 +229,7 @@ class Model:
         where: Mapping[str, str | int] | None = None,
         seed: int = 0,
         progress: Progress | None = None,
-    ) -> np.ndarray:
+    ) -> Any:
         """Examples in the source's form from latents.
 
         Args:
@@ -243,7 +243,7 @@ class Model:
             DataError: if the latents are not (N, D) or not finite, or a category is unknown.
         """
         z, columns = read_latents(self.bundle, latents)
-        return decode(self.bundle, z, draw=draw, where=where, columns=columns, seed=seed, progress=progress)
+        return self.rows(decode(self.bundle, z, draw=draw, where=where, columns=columns, seed=seed, progress=progress), seed)
 
     def score(
         self,
@@ -396,20 +396,7 @@ def load(folder: str | Path, device: str = "cpu") -> Model:
         ModelFormatError: if it is no model folder, of a later format, or damaged.
         ConfigError: if there is no such device.
     """
-    return Model(storage.load(folder, _device(device)))
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return "cpu" if accelerator is None else accelerator.type
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):  # torch raises either, with or without the backend
-        raise ConfigError(f"`device` must be one that is there, got {name!r}. Use `cpu` or `auto`.") from None
-    return name
+    return Model(storage.load(folder, check_device(device)))
 
 
 def train(

@@ -17,12 +17,14 @@ from vaekit import likelihoods, networks, posteriors, priors
 from vaekit.component import Component
 from vaekit.data.dataset import Dataset, spaced
 from vaekit.data.schema import Schema
+from vaekit.data.tables.grid import CellGrid
 from vaekit.data.transforms import Binarize, Levels, Standardize, Transform
 from vaekit.data.values import chunks
 from vaekit.errors import ConfigError, DataError
 from vaekit.likelihoods import Likelihood
 from vaekit.networks import ConditionEncoder
 from vaekit.networks.conv import stage_sizes
+from vaekit.objectives import ELBO, Objective
 from vaekit.types import Json
 from vaekit.vae import VAE, HierarchicalVAE, LatentModel
 
@@ -47,7 +49,7 @@ LIKELIHOODS = (
 )
 _COUNTS = ("poisson", "negative-binomial", "zero-inflated-poisson", "zinb")
 _LEVELS = ("logistic-mixture", "beta-binomial", "categorical")
-RECIPES = ("auto", "mlp", "conv", "conv-large", "ladder")
+RECIPES = ("auto", "mlp", "conv", "conv-large", "ladder", "table")
 PRIORS = ("standard", "mixture", "vamp", "flow", "autoregressive")
 _MEDIAN_ROWS = 1000
 _MOST_VECTOR_LEVELS = 256
@@ -70,12 +72,16 @@ class Recipe:
         transform: stored values to the likelihood's support.
         settings: defaults for the training config, which the user's own settings override.
         reasons: a sentence for each choice.
+        objective: what is minimised where nothing else is asked for; None for the `ELBO` as it is.
+        second_stage: the prior that is fitted to the latents after training (see `training.refit`); None for none.
     """
 
     vae: LatentModel
     transform: Transform
     settings: Json = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
+    objective: Objective | None = None
+    second_stage: str | None = None
 
 
 def make(
@@ -91,8 +97,8 @@ def make(
 
     Args:
         data: the examples to train on.
-        recipe: `auto`, or the kind of network: `mlp`, `conv` or `conv-large` (images only), or `ladder`, a
-            hierarchy of latents.
+        recipe: `auto`, or the kind of network: `mlp`, `conv` or `conv-large` (images only), `ladder`, a hierarchy of
+            latents, or `table` (tables only).
         latent: number of latent units D; of a ladder, the channels of each level's latent, or of vectors the units of its
             last level; None to choose.
         likelihood: one of `LIKELIHOODS`; None for `auto`.
@@ -105,6 +111,8 @@ def make(
         DataError: if the data lie outside the likelihood's support, or lack a column.
     """
     schema = data.schema
+    if schema.kind == "table":
+        return _table(data, recipe, latent, likelihood, condition, prior)
     family, why_family = _choose_likelihood(data, likelihood or "auto")
     network, why_network = _choose_network(schema, recipe, accelerated)
     transform, span = _transform(data, family)
@@ -132,6 +140,62 @@ def make(
     settings: Json = {"learning_rate": peak * math.sqrt(batch_size / 256), "batch_size": batch_size}
     why_prior = () if prior is None else (f"Prior: {prior}, as asked.",)
     return Recipe(vae, transform, settings, (why_family, why_network, why_latent, *why_prior))
+
+
+SECOND_STAGE = "mixture-full"
+_LEAST_FOR_SECOND_STAGE = 1000
+_TABLE_WIDTHS = ((64, 256), (400, 512), (math.inf, 768))
+"""Channels up to which a table has a width of its networks."""
+
+
+def _table(
+    data: Dataset, recipe: str, latent: int | None, likelihood: str | None, condition: Sequence[str], prior: str | None
+) -> Recipe:
+    """Columns as cells between residual networks; trained to infer from any part of a row."""
+    if recipe not in ("auto", "table"):
+        raise ConfigError(f"The recipe of a table must be `table` or `auto`, got {recipe!r}. Leave it out.")
+    if likelihood not in (None, "auto"):
+        raise ConfigError(f"`likelihood` must be left out for a table, whose columns have one each; got {likelihood!r}.")
+    if condition:
+        raise ConfigError(
+            f"`condition` must be left out for a table, got {list(condition)}. Whatever it is trained on, a model of a table "
+            "generates rows where any column has a value: `generate --where`."
+        )
+    if prior == "vamp":
+        raise ConfigError("The prior of a table must not be `vamp`, whose inputs are numbers; use `mixture` or `flow`.")
+    schema, grid = data.schema, CellGrid.fit(data)
+    channels = len(grid.sizes)
+    num_latents = latent if latent is not None else int(np.clip(2 * channels, 4, 32 if channels <= 100 else 64))
+    if num_latents < 1:
+        raise ConfigError(f"`latent` must be at least 1, got {num_latents}. Leave it out to let the data choose.")
+    width = next(width for most, width in _TABLE_WIDTHS if channels <= most)
+    features = 16 if channels <= 400 else 8
+    inward = networks.CellEmbedding(networks.ResidualMLP([channels, features], width), grid.sizes, grid.ordered, features)
+    vae = VAE(
+        prior=_prior(prior or "standard", num_latents, schema, (-1.0, 1.0), 0, len(data)),
+        posterior=posteriors.DiagonalNormal(inward, num_latents),
+        likelihood=likelihoods.Cells(networks.ResidualMLP(num_latents, width), grid.sizes, grid.ordered),
+    )
+    batch_size = max(1, min(len(data), 512, max(32, 2 ** round(math.log2(max(1, len(data) / 50))))))
+    steps = max(1, len(data) // batch_size)
+    settings: Json = {
+        "learning_rate": 2e-3 * math.sqrt(batch_size / 512),
+        "batch_size": batch_size,
+        "hide": 0.25,
+        "weight_decay": 0.02,
+    }
+    numbers = sum(grid.ordered)
+    why = (
+        f"Likelihood: cells, a histogram for each of {numbers} columns of numbers and the categories of the others, given the "
+        "latent.",
+        f"Network: {2} residual blocks of {width} on each side, over embeddings of {features} numbers a column.",
+        f"Latent: {num_latents} units; units that the data do not need stay at the prior.",
+        *(() if prior is None else (f"Prior: {prior}, as asked.",)),
+    )
+    second_stage = SECOND_STAGE if prior is None and len(data) >= _LEAST_FOR_SECOND_STAGE else None
+    if second_stage is not None:
+        why += (f"Prior: after training, a {second_stage} of normals with full covariances, fitted to the latents.",)
+    return Recipe(vae, grid, settings, why, ELBO(warm_up=min(4000, 20 * steps)), second_stage)
 
 
 def _prior(
@@ -260,6 +324,8 @@ def _check_numbers(schema: Schema, likelihood: str) -> None:
 def _choose_network(schema: Schema, recipe: str, accelerated: bool) -> tuple[str, str]:
     if recipe not in RECIPES:
         raise ConfigError(f"`recipe` must be one of {', '.join(RECIPES)}; got {recipe!r}. Use `auto` to let the data choose.")
+    if recipe == "table":
+        raise ConfigError(f"The recipe `table` must have a table of columns, found {schema.kind}. Use `mlp` or `auto`.")
     if recipe.startswith("conv") and schema.kind != "images":
         raise ConfigError(f"The recipe `{recipe}` must have images, found {schema.kind}. Use `mlp` or `auto`.")
     if recipe != "auto":

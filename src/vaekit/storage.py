@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -24,10 +24,10 @@ from safetensors.torch import load_file, save_file
 
 from vaekit import __version__
 from vaekit.component import Component
+from vaekit.data.output import as_json, atomic_file
 from vaekit.data.schema import Schema
 from vaekit.data.transforms import Transform
-from vaekit.data.writing import atomic_file
-from vaekit.errors import ModelFormatError
+from vaekit.errors import ConfigError, ModelFormatError
 from vaekit.types import Json
 from vaekit.vae import LatentModel
 
@@ -36,6 +36,15 @@ FORMAT = 1
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, PREVIEW_FILE = "vaekit.json", "model.safetensors", "README.md", "preview.png"
 _MAX_CONFIG_BYTES = 64 * 2**20
+
+HELD_OUT = "held_out"
+"""The key of the training summary under which stands how a part was held out of data without splits, and of which data."""
+
+FREQUENCIES = "condition_counts"
+"""The key of the training summary under which the counts of each column's categories stand, by column."""
+
+PRIOR_FIT = "prior_fit"
+"""The key of the training summary under which stands how the prior was fitted."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +55,8 @@ class Bundle:
         vae: the model, in evaluation mode.
         transform: stored values to the likelihood's support.
         schema: what the data is.
-        training: a summary of the run that made it, JSON.
-        metrics: numbers that were measured on it, JSON.
+        training: a summary of the run that made it, JSON; numbers that are not finite are saved as null.
+        metrics: numbers that were measured on it, likewise.
     """
 
     vae: LatentModel
@@ -77,7 +86,13 @@ def save(bundle: Bundle, folder: str | Path, files: Mapping[str, bytes] | None =
             path.write_bytes(content)
     # Both are written before either is put in place, so that no more than a rename lies between the one and the other.
     with atomic_file(folder / CONFIG_FILE) as config, atomic_file(folder / WEIGHTS_FILE) as weights:
-        save_file(weights_of(bundle), weights)
+        try:
+            save_file(weights_of(bundle), weights)
+        except SafetensorError as error:  # it holds what the system said
+            reason = str(error).rpartition("error: ")[2]
+            raise ConfigError(
+                f"{folder} must be writable, but: {reason}. Free some space, or choose another folder."
+            ) from error
         text = json.dumps(_config(bundle, _sha256(weights)), indent=2, ensure_ascii=False, allow_nan=False)
         config.write_text(text + "\n", encoding="utf-8")
     return folder
@@ -91,8 +106,8 @@ def _config(bundle: Bundle, digest: str) -> Json:
         "model": bundle.vae.spec(),
         "transform": bundle.transform.spec(),
         "schema": bundle.schema.model_dump(mode="json"),
-        "training": bundle.training,
-        "metrics": bundle.metrics,
+        "training": as_json(bundle.training),
+        "metrics": as_json(bundle.metrics),
         "weights": {"file": WEIGHTS_FILE, "sha256": digest},
         "license": "The weights belong to whoever trained them; the code that reads them is Apache-2.0.",
     }
@@ -113,22 +128,36 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
     try:
         schema = Schema.model_validate(config["schema"])
     except ValidationError as error:
-        raise ModelFormatError(
-            f"The schema in {folder / CONFIG_FILE} must be valid, but: {error.errors()[0]['msg']}. {_REMEDY}"
-        ) from None
+        first = error.errors()[0]
+        where = f"`{'.'.join(map(str, first['loc']))}`: " if first["loc"] else ""
+        reason = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise ModelFormatError(f"The schema in {folder / CONFIG_FILE} must be valid, but: {where}{reason}. {_REMEDY}") from None
     weights = _read_weights(folder, config["weights"])
-    transform = Transform.from_spec(config["transform"])
+    transform = _part(Transform, config["transform"], folder)
     with torch.device("meta"):  # shapes first: a spec that lies about its size costs no memory
-        outline = LatentModel.from_spec(config["model"])
+        outline = _part(LatentModel, config["model"], folder)
     _check_weights(_states(outline, transform), weights, folder)
     with torch.random.fork_rng(devices=[]):
-        vae = LatentModel.from_spec(config["model"])
+        vae = _part(LatentModel, config["model"], folder)
     for part, module in (("vae.", vae), ("transform.", transform)):
         module.load_state_dict({name.removeprefix(part): t for name, t in weights.items() if name.startswith(part)})
     return Bundle(vae.eval().to(device), transform.to(device), schema, config["training"], config["metrics"])
 
 
 _REMEDY = "Copy the folder again from its source, or train anew."
+_Part = TypeVar("_Part", bound=Component)
+
+
+def _part(kind: type[_Part], spec: Json, folder: Path) -> _Part:
+    """A part by its spec; an error names the file."""
+    try:
+        return kind.from_spec(spec)
+    except ModelFormatError as error:
+        reason = str(error).rstrip(".")
+        raise ModelFormatError(
+            f"{folder / CONFIG_FILE} must describe a model, but: {reason}. If the file is damaged, copy the folder again from "
+            "its source, or train anew."
+        ) from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -94,8 +94,8 @@ def test_codes(code_model, place, tmp_path, capsys, refused):
         ("-o OUT --components 0", "Must be >= 1"),
         ("-o OUT --minutes 0", "Must be > 0"),
         ("-o OUT --steps 3", "takes no settings of a run, got steps"),
-        ("-o OUT --prior flow --components 3", "for mixture, mixture-full or autoregressive; got 3 for flow"),
-        ("-o OUT --components 5000", "must be from 1 to 1,000"),
+        ("-o OUT --prior flow --components 3", "of mixture, mixture-full or autoregressive, got 3 for flow"),
+        ("-o OUT --components 5000", "must be from 1 to 1,000, got 5000. Leave it out for about 10."),
         ("-o OUT --prior codes", "got codes for a posteriors.DiagonalNormal"),
         ("-o OUT --prior vae --steps 3 --epochs 1", "must have one budget"),
         ("-o OUT --split valid", "must have a split `valid`"),
@@ -117,8 +117,28 @@ def test_outputs_that_exist_are_refused_before_the_work(refused, place, tmp_path
     (tmp_path / "file").write_text("here")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("here")
-    assert "OUT must be a folder, found a file" in refused("refit", place.images, place.image_data, "-o", tmp_path / "file")
-    assert "OUT must be a new or empty folder" in refused("refit", place.images, place.image_data, "-o", tmp_path / "full")
+    line = ["refit", place.images, place.image_data, "-o"]
+    assert "The output must be a folder, found a file" in refused(*line, tmp_path / "file")
+    assert "must be new or empty, found other files" in refused(*line, tmp_path / "full")
+    assert "must lie apart from the data" in refused("refit", place.images, tmp_path / "full", "-o", tmp_path, "--force")
+    (tmp_path / "link").symlink_to(place.images)
+    assert "OUT must be another folder than MODEL" in refused(*line, tmp_path / "link", "--force")
+    (tmp_path / "full" / "training").mkdir()
+    (tmp_path / "full" / "training" / "letter.txt").write_text("dear")
+    assert "must replace nothing but a run" in refused(*line, tmp_path / "full", "--force")
+    assert (tmp_path / "full" / "training" / "letter.txt").read_text() == "dear"
+
+
+def test_of_the_run_that_is_replaced_nothing_stays(place, tmp_path):
+    out = tmp_path / "run"
+    (out / "training" / "last").mkdir(parents=True)
+    (out / "training" / "config.json").write_text("{}")
+    (out / "preview.png").write_bytes(b"of another model")
+    (out / "notes.txt").write_text("mine")
+    line = ["refit", place.vectors, place.vector_data, "-o", out, "--force", "--quiet"]
+    assert run([str(part) for part in line]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "model.safetensors", "notes.txt", "vaekit.json"]
+    assert storage.load(out).training["prior_fit"]["kind"] == "mixture"
 
 
 def test_no_data_and_no_model(refused, place, tmp_path):

@@ -49,6 +49,9 @@ def test_npz_splits(tmp_path: Path) -> None:
     np.savez(tmp_path / "bad.npz", a=GREY, b=y)
     with pytest.raises(DataError, match="found `a`, `b`"):
         open(tmp_path / "bad.npz")
+    np.savez(tmp_path / "empty.npz")
+    with pytest.raises(DataError, match="must hold `x_train` .*; found no arrays"):
+        open(tmp_path / "empty.npz")
 
 
 def test_objects_are_never_unpickled(tmp_path: Path) -> None:
@@ -69,8 +72,9 @@ def test_a_header_that_lies_costs_no_memory(tmp_path: Path) -> None:
         archive.writestr("x.npy", data)
     (tmp_path / "a.idx").write_bytes(bytes([0, 0, 8, 3]) + b"\xff" * 12 + b"123")
     for name in ("a.npy", "a.npz"):
-        with pytest.raises(DataError, match="9000000000000 bytes that its header states, found 3"):
+        with pytest.raises(DataError, match="9000000000000 bytes that its header states, found 3") as caught:
             open(tmp_path / name)
+        assert str(caught.value).count(" must ") == 1
     with pytest.raises(DataError, match="after its header, found 3"):
         open(tmp_path / "a.idx")
 

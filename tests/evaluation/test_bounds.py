@@ -13,9 +13,11 @@ from small_models import image_bundle, image_data, vector_bundle, vector_data
 from vaekit import inference
 from vaekit.data import loading
 from vaekit.data.transforms import Levels, Standardize
-from vaekit.errors import ConfigError
+from vaekit.errors import ConfigError, DataError
 from vaekit.evaluation.bounds import evaluate_bounds
 from vaekit.inference import bounds, seeded
+from vaekit.jobs.reconstruct import reconstruct
+from vaekit.jobs.score import score
 from vaekit.storage import Bundle
 
 CPU = torch.device("cpu")
@@ -40,6 +42,13 @@ def test_exact_posterior_gives_the_exact_evidence(linear_gaussian, points):
     assert report.elbo == pytest.approx(-report.nll_nats, abs=0.5)
     assert report.active_units == 2
     assert report.bits_per_dim is None
+
+
+def test_no_examples_are_no_data():
+    empty = vector_data().select(np.arange(0))
+    for job in (evaluate_bounds, score, reconstruct):
+        with pytest.raises(DataError, match="The data must hold at least one example, found none. Give another split or file."):
+            job(vector_bundle(), empty)
 
 
 def test_density_is_of_the_data_as_stored(linear_gaussian, points):

@@ -75,6 +75,12 @@ def test_data_without_labels_are_of_unknown_label():
     np.testing.assert_array_equal(reconstruct(bundle, bare), decode(bundle, z, columns=unknown))
 
 
+def test_the_progress_of_a_reconstruction_counts_encoding_and_decoding():
+    told = []
+    reconstruct(vector_bundle(), vector_data(300), progress=lambda done, total: told.append((done, total)))
+    assert told == [(256, 600), (300, 600), (556, 600), (600, 600)]
+
+
 @pytest.mark.parametrize("path", ["linear", "spherical"])
 @pytest.mark.parametrize("conditional", [False, True])
 def test_interpolation_ends_are_the_reconstructions(path, conditional):

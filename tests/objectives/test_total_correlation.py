@@ -232,8 +232,9 @@ def test_models_that_have_no_such_parts() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: TotalCorrelation(beta=-1.0), "`alpha`, `beta` and `gamma` must be >= 0"),
-        (lambda: TotalCorrelation(alpha=math.nan), "`alpha`, `beta` and `gamma` must be >= 0"),
+        (lambda: TotalCorrelation(beta=-1.0), "`alpha`, `beta` and `gamma` must be finite and >= 0"),
+        (lambda: TotalCorrelation(alpha=math.nan), "`alpha`, `beta` and `gamma` must be finite and >= 0"),
+        (lambda: TotalCorrelation(beta=math.inf), "must be finite and >= 0, got 1.0, inf and 1.0"),
         (lambda: TotalCorrelation(estimator="exact"), "`estimator` must be mss or mws, got 'exact'"),
         (lambda: TotalCorrelation(num_data=0), "`num_data` must be at least 1 or None, got 0"),
     ],

@@ -130,8 +130,25 @@ def test_hopeless_divergence_is_one_sentence(data, monkeypatch):
     monkeypatch.setattr("vaekit.training.loop.REPORT_SECONDS", 0.0)
     monkeypatch.setattr("vaekit.training.loop._HOPELESS_STEPS", 1)
     trainer = make_trainer(data, steps=500, objective=BadSteps(list(range(500))))
-    with pytest.raises(TrainingError, match="must give finite gradients; .* lower `--learning-rate`"):
+    with pytest.raises(TrainingError, match="must give finite gradients; .* none was. Start again with a lower"):
         trainer.fit()
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(1e9, "There is no checkpoint yet."), (0.0, "The last checkpoint is whole.")])
+def test_divergence_says_whether_there_is_a_checkpoint(data, tmp_path, monkeypatch, seconds, kept):
+    monkeypatch.setattr("vaekit.training.loop._HOPELESS_STEPS", 3)
+    trainer = make_trainer(data, steps=500, objective=BadSteps(list(range(500))), folder=tmp_path, checkpoint_seconds=seconds)
+    report = trainer._report
+
+    def late():
+        if trainer.progress.step == 4:
+            report()
+
+    monkeypatch.setattr("vaekit.training.loop.REPORT_SECONDS", 0.0)
+    trainer._report = late
+    with pytest.raises(TrainingError, match=rf"none was\. {kept} Start again"):
+        trainer.fit()
+    assert (tmp_path / CHECKPOINT_FILE).exists() == (seconds == 0.0)
 
 
 def test_average_is_the_exponential_moving_average(data):

@@ -1,16 +1,21 @@
 """The parts of a run on their own: settings, budget, learning rate, sampler, checkpoint."""
 
 import json
+import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vaekit import objectives
 from vaekit.errors import ConfigError, TrainingError
-from vaekit.training.callbacks import MetricsFile
+from vaekit.training import advice
+from vaekit.training.callbacks import MetricsFile, TensorBoard
 from vaekit.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from vaekit.training.config import TrainConfig, differences
+from vaekit.training.folder import read_plan
+from vaekit.training.loop import Progress
 from vaekit.training.sampling import Sampler
 from vaekit.training.schedules import Budget, learning_rate
 
@@ -72,6 +77,11 @@ def test_budgets(monkeypatch):
     [
         ({"epochs": 1, "minutes": 2}, "A run must have one budget, got epochs and minutes. Give one"),
         ({"epochs": 0}, r"`epochs`: .*greater than 0, got 0"),
+        ({"epochs": math.inf}, "`epochs`: Input should be a finite number, got inf"),
+        ({"minutes": math.nan}, "`minutes`: Input should be "),
+        ({"learning_rate": math.inf}, "`learning_rate`: Input should be a finite number, got inf"),
+        ({"clip_norm": math.inf}, "`clip_norm`: Input should be a finite number, got inf"),
+        ({"betas": (0.9, math.inf)}, "`betas`: Input should be a finite number, got inf"),
         ({"learning_rate": -1.0}, "`learning_rate`: .*greater than 0, got -1"),
         ({"ema": 1.0}, "`ema`: .*less than 1"),
         ({"batch_size": 2.5}, "`batch_size`: .*integer"),
@@ -91,12 +101,37 @@ def test_what_a_resumed_run_may_change():
     assert differences(saved, {"seed": 2}) == ["seed: 1 then, 2 now"]
 
 
+STATE = {
+    "progress": {"step": 3, "best_loss": "0.1"},
+    "elapsed": 2.5,
+    "optimizer": [{"lr": 0.1}],
+    "fingerprint": "ab",
+    "world_size": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("state", "found"),
+    [
+        (None, "'progress'"),
+        ([], "'progress'"),
+        ({**STATE, "fingerprint": None}, "'fingerprint'"),
+        ({**STATE, "optimizer": {}}, "'optimizer'"),
+        ({**STATE, "progress": {"step": 3}}, "'best_loss' under 'progress'"),
+    ],
+)
+def test_a_checkpoint_that_lacks_something_is_one_sentence(tmp_path, state, found):
+    Checkpoint({"model.a": torch.zeros(1)}, state).save(tmp_path / "c.safetensors")
+    with pytest.raises(TrainingError, match=rf"must be a whole checkpoint, but: its state has no {found}\. Start again"):
+        Checkpoint.load(tmp_path / "c.safetensors")
+
+
 def test_checkpoint_round_trip_and_atomicity(tmp_path):
     path = tmp_path / "last" / "c.safetensors"
-    first = Checkpoint({"model.a": torch.arange(3.0), "random.0": torch.arange(4, dtype=torch.uint8)}, {"step": 3, "x": 0.1})
+    first = Checkpoint({"model.a": torch.arange(3.0), "random.0": torch.arange(4, dtype=torch.uint8)}, STATE)
     first.save(path)
     read = Checkpoint.load(path)
-    assert read.state == {"step": 3, "x": 0.1}
+    assert read.state == STATE
     assert torch.equal(read.part("model")["a"], torch.arange(3.0))
     assert read.tensors["random.0"].dtype == torch.uint8
     assert [p.name for p in path.parent.iterdir()] == ["c.safetensors"]
@@ -136,3 +171,70 @@ def test_metrics_file_takes_back_what_is_beyond_the_checkpoint(tmp_path):
     path.write_text('{"step": 1}\n{"step": 5}\n{"step": 9}\n{"ste')
     MetricsFile(path).on_start(5, Budget(10, None))
     assert path.read_text() == '{"step": 1}\n{"step": 5}\n'
+
+
+def test_numbers_that_are_not_finite_are_null_in_the_metrics_and_left_out_of_the_events(tmp_path, capfd):
+    metrics, budget = {"elbo": math.nan, "rate": 1.5, "distortion": -math.inf}, Budget(10, None)
+    file, board = MetricsFile(tmp_path / "metrics.jsonl"), TensorBoard(tmp_path)
+    for listener in (file, board):
+        listener.on_start(0, budget)
+        listener.on_report(metrics, Progress(step=4), budget)
+        listener.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    record = json.loads(line, parse_constant=pytest.fail)
+    assert (record["step"], record["elbo"], record["rate"], record["distortion"]) == (4, None, 1.5, None)
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    assert b"train/rate" in events.read_bytes()
+    assert b"train/elbo" not in events.read_bytes()
+    assert capfd.readouterr() == ("", "")
+
+
+ELBO_ADVICE = "Try `--free-bits 0.1`, a warm-up (`--warm-up 2000`), or `--beta 0.5`."
+
+
+@pytest.mark.parametrize(
+    ("objective", "advised"),
+    [
+        (objectives.ELBO(), ELBO_ADVICE),
+        (objectives.ELBO(beta=4.0), ELBO_ADVICE),
+        (objectives.ELBO(capacity=0.05), "Try a larger `--capacity`."),
+        (objectives.TotalCorrelation(), "Try a smaller `--beta`, or `--objective elbo --free-bits 0.1`."),
+        (objectives.IWAE(), "Try `--objective elbo --free-bits 0.1`."),
+        (objectives.DReG(), "Try `--objective elbo --free-bits 0.1`."),
+        (objectives.StickingTheLanding(), "Try `--objective elbo --free-bits 0.1`."),
+    ],
+)
+def test_advice_against_collapse_names_what_the_objective_takes(objective, advised):
+    config = TrainConfig.make(steps=2000)
+    metrics = {"rate": 0.01, "active_units": 0.0}
+    assert advice.on_validation(metrics, objective, 1000, config)["collapse"].endswith(f"says nothing of the data. {advised}")
+    assert advice.on_validation({"rate": 3.0, "active_units": 2.0}, objective, 1000, config) == {}
+
+
+SAVED = {"config": {"steps": 3}, "asked": {"settings": {}}, "model": {}, "transform": {}, "objective": {}}
+
+
+@pytest.mark.parametrize(
+    ("saved", "reason"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "it has no object under 'config'"),
+        (json.dumps({**SAVED, "objective": None}), "it has no object under 'objective'"),
+        (json.dumps({**SAVED, "asked": {}}), "it has no object under 'settings'"),
+        (json.dumps({**SAVED, "config": {"steps": "many", "seed": -1}}), "`steps`: Input should be a valid integer"),
+    ],
+)
+def test_a_run_config_that_is_none_is_one_sentence(tmp_path, saved, reason):
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "config.json").write_text(saved)
+    with pytest.raises(TrainingError, match=r"config\.json must be the config of a run, but: ") as caught:
+        read_plan(tmp_path, {"settings": {}})
+    assert reason in str(caught.value)
+    assert str(caught.value).endswith(". Start again with `--force`.")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_config_that_cannot_be_read_is_one_sentence(tmp_path):
+    (tmp_path / "training" / "config.json").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=r"must be the config of a run, but: Is a directory\. Start again"):
+        read_plan(tmp_path, {"settings": {}})

@@ -244,7 +244,7 @@ def test_an_existing_output_is_kept(tmp_path):
     with pytest.raises(ConfigError, match="must be new or empty, found other files .* `--force`"):
         run(tmp_path / "other", steps=5)
     run(tmp_path / "run", steps=5)
-    with pytest.raises(ConfigError, match="found a run in .* `--resume`, replace it by `--force`"):
+    with pytest.raises(ConfigError, match="found a run in .* go on with it by `--resume`, or replace .* by `--force`"):
         run(tmp_path / "run", steps=5)
     replaced = run(tmp_path / "run", steps=7, force=True)
     assert replaced.training["steps"] == 7

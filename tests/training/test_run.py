@@ -2,19 +2,23 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
+from small_models import image_bundle, vector_bundle
 from vaekit import likelihoods, networks, posteriors, priors, storage
+from vaekit.component import check_device
 from vaekit.data.transforms import Levels, Standardize
 from vaekit.errors import ConfigError, DataError, TrainingError
 from vaekit.objectives import IWAE
-from vaekit.training import loop, precision
+from vaekit.training import folder, loop, precision, run
 from vaekit.training.callbacks import Callback
 from vaekit.training.run import make_fabric, split, train
 from vaekit.vae import VAE
@@ -117,12 +121,93 @@ def test_the_test_split_is_never_trained_on(tmp_path):
     assert not {row.tobytes() for row in training.raw()} & {row.tobytes() for row in held_out.raw()}
 
 
-def test_devices_that_are_not_there():
-    with pytest.raises(ConfigError, match="`device` must be auto, cpu, cuda"):
-        make_fabric("tpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="found no CUDA device for 'cuda'"):
-            make_fabric("cuda")
+def test_devices_that_are_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert check_device("cpu") == torch.device("cpu")
+    assert check_device("cuda:1") == torch.device("cuda", 1)
+    for name in ("tpu", "cuda:2", "cuda:", "cuda:-1", "cuda:x", "mps", "cpu:1", "meta", ""):
+        sentence = f"`device` must be one that is there, got {name!r}. Use `cpu`, `cuda`, `cuda:N` or `mps`, or `auto`"
+        for refuse in (check_device, make_fabric):
+            with pytest.raises(ConfigError, match=re.escape(sentence)):
+                refuse(name)
+
+
+class Two(Fabric):
+    """One process that takes itself for the first of two."""
+
+    world_size = 2
+
+
+def test_a_batch_that_processes_cannot_share_is_refused_before_the_old_model_is_touched(tmp_path, monkeypatch):
+    train(pixels(30), tmp_path / "run", steps=1, display_as="quiet")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    monkeypatch.setattr(run, "make_fabric", lambda *_: Two(accelerator="cpu", devices=1))
+    with pytest.raises(ConfigError, match="`batch_size` must be a multiple of the 2 processes, got 5"):
+        train(pixels(30), tmp_path / "run", steps=1, batch_size=5, force=True, display_as="quiet")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+    assert (tmp_path / "run" / "training" / "last" / "checkpoint.safetensors").is_file()
+
+
+@pytest.mark.parametrize("out", ["photos", "photos/model", "."])
+def test_an_output_that_is_not_apart_from_the_data_is_refused(tmp_path, monkeypatch, out):
+    (tmp_path / "photos" / "training").mkdir(parents=True)
+    (tmp_path / "photos" / "training" / "a.png").write_bytes(b"a")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"must lie apart from the data, got .* for photos\. Choose another name"):
+        train("photos", out, steps=1, force=True, display_as="quiet")
+    assert (tmp_path / "photos" / "training" / "a.png").read_bytes() == b"a"
+
+
+def test_force_replaces_runs_and_no_other_folder_of_that_name(tmp_path):
+    (tmp_path / "work" / "training").mkdir(parents=True)
+    letter = tmp_path / "work" / "training" / "letter.txt"
+    letter.write_text("dear")
+    with pytest.raises(ConfigError, match=r"must replace nothing but a run, found no run at .*training\. Choose another name"):
+        train(pixels(30), tmp_path / "work", steps=1, force=True, display_as="quiet")
+    with pytest.raises(ConfigError, match="must replace nothing but a run"):
+        folder.remove_run(tmp_path / "work")
+    assert letter.read_text() == "dear"
+    letter.rename(tmp_path / "work" / "training" / ".config.0123456789ab.tmp.json")  # a kill at the very start
+    assert train(pixels(30), tmp_path / "work", steps=1, force=True, display_as="quiet").training["steps"] == 1
+    assert not list((tmp_path / "work" / "training").glob(".*"))
+    folder.remove_run(tmp_path / "work")
+    assert not (tmp_path / "work" / "training").exists()
+    folder.remove_run(tmp_path / "work")
+
+
+def test_what_a_kill_has_left_is_removed_and_nothing_else(tmp_path):
+    out = tmp_path / "run"
+    train(pixels(30), out, steps=1, display_as="quiet")
+    ours = [
+        out / ".model.0123456789ab.tmp.safetensors",
+        out / ".vaekit.ba9876543210.tmp.json",
+        out / ".preview.0123456789ab.tmp.png",
+        out / "training" / ".metrics.0123456789ab.tmp.jsonl",
+        out / "training" / "last" / ".checkpoint.0123456789ab.tmp.safetensors",
+    ]
+    theirs = [out / ".notes.0123456789ab.tmp.json", out / ".model.tmp.safetensors", out / "training" / ".my.tmp"]
+    for path in (*ours, *theirs):
+        path.write_bytes(b"half")
+    train(pixels(30), out, steps=2, resume=True, display_as="quiet")
+    assert [path.exists() for path in ours] == [False] * len(ours)
+    assert [path.read_bytes() for path in theirs] == [b"half"] * len(theirs)
+    ours[0].mkdir()  # cannot be unlinked
+    with pytest.raises(TrainingError, match=r"must be writable, but: .*\. The last checkpoint is whole\. Make room"):
+        train(pixels(30), out, steps=3, resume=True, display_as="quiet")
+
+
+def test_an_infinite_budget_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(ConfigError, match="`epochs`: Input should be a finite number, got inf"):
+        train(pixels(30), tmp_path / "run", epochs=float("inf"), display_as="quiet")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_older_preview_does_not_stay(tmp_path):
+    folder.publish(image_bundle(), tmp_path / "model")
+    assert (tmp_path / "model" / "preview.png").is_file()
+    folder.publish(vector_bundle(), tmp_path / "model")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["README.md", "model.safetensors", "vaekit.json"]
 
 
 SCRIPT = """

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vaekit.cli.output import short
+from vaekit.storage import PRIOR_FIT
 
 if TYPE_CHECKING:
     from vaekit.model import Model
@@ -58,8 +59,8 @@ def _training(training: Mapping[str, Any]) -> Rows:
     rows += [(name, short(training[name])) for name in known if name in training]
     if training.get("warning"):
         rows.append(("warning", training["warning"]))
-    if training.get("prior_fit"):
-        rows.append(("prior fit", _prior_fit(training["prior_fit"])))
+    if training.get(PRIOR_FIT):
+        rows.append(("prior fit", _prior_fit(training[PRIOR_FIT])))
     return rows + [("reason", reason) for reason in training.get("reasons", [])]
 
 

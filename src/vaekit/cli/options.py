@@ -38,6 +38,8 @@ SkipBad = Annotated[
     bool, Parameter(group=READING, negative=(), help="Leave out files that cannot be read.", show_default=False)
 ]
 Missing = Annotated[Literal["nan"] | None, Parameter(group=READING, help="NaN stands for a missing value.")]
+Delimiter = Annotated[str | None, Parameter(group=READING, help="What stands between the cells of a text table.")]
+Sheet = Annotated[str | None, Parameter(group=READING, help="Of an .xlsx file: the sheet's name, or its number from 1.")]
 
 
 @Parameter(name="*")
@@ -70,6 +72,19 @@ class Reading:
     ] = None
     levels: Annotated[int | None, Parameter(group=READING, validator=at_least_2, help="How many levels a value has.")] = None
     missing: Missing = None
+    type: Annotated[
+        tuple[str, ...],
+        Parameter(
+            group=READING,
+            help="What a column of a table is, as COLUMN=TYPE (continuous, integer, count, binary, categorical, ordinal, "
+            "datetime, constant, identifier); or a .json file of such pairs. Repeat it for more columns.",
+        ),
+    ] = ()
+    missing_word: Annotated[
+        tuple[str, ...], Parameter(group=READING, help="A text that stands for a missing cell of a table. Repeat it for more.")
+    ] = ()
+    delimiter: Delimiter = None
+    sheet: Sheet = None
 
     def options(self) -> dict[str, Any]:
         """The options that are given."""
@@ -77,7 +92,14 @@ class Reading:
             name: getattr(self, name) for name in ("fit", "channels", "bits", "kind", "layout", "values", "levels", "missing")
         }
         named |= {"size": None if self.size is None else parse_size(self.size), "skip_bad": self.skip_bad or None}
+        file = self.type[0] if len(self.type) == 1 and self.type[0].endswith(".json") else None
+        named |= {"types": file or list(self.type) or None, "missing_words": list(self.missing_word) or None}
+        named |= {"delimiter": self.delimiter, "sheet": _sheet(self.sheet)}
         return {name: value for name, value in named.items() if value is not None}
+
+
+def _sheet(sheet: str | None) -> str | int | None:
+    return int(sheet) if sheet is not None and sheet.isascii() and sheet.isdigit() else sheet
 
 
 @Parameter(name="*")
@@ -93,10 +115,13 @@ class Rereading:
     channels: Channels = None
     skip_bad: SkipBad = False
     missing: Missing = None
+    delimiter: Delimiter = None
+    sheet: Sheet = None
 
     def options(self) -> dict[str, Any]:
         """The options that are given, and the split."""
-        named = {name: getattr(self, name) for name in ("split", "fit", "channels", "missing")}
+        named = {name: getattr(self, name) for name in ("split", "fit", "channels", "missing", "delimiter")}
+        named["sheet"] = _sheet(self.sheet)
         named |= {"size": None if self.size is None else parse_size(self.size), "skip_bad": self.skip_bad or None}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -118,6 +143,17 @@ def parse_size(text: str) -> int | tuple[int, int]:
     if not all(number.isascii() and number.isdigit() and int(number) > 0 for number in numbers) or len(numbers) > 2:
         raise ConfigError(f"`--size` must be HxW or one number, got {text!r}. Write it as 48x64 or 64.")
     return int(numbers[0]) if len(numbers) == 1 else (int(numbers[0]), int(numbers[1]))
+
+
+def check_where(pairs: Sequence[str]) -> None:
+    """Refuses what compares no column with anything, before a model is loaded that knows its columns.
+
+    Raises:
+        ConfigError: if one has no operator.
+    """
+    for pair in pairs:
+        if not any(operator in pair[1:] for operator in "=<>"):
+            raise ConfigError(f"`--where` must be COLUMN=VALUE, got {pair!r}. Write it as label=3.")
 
 
 def parse_where(pairs: Sequence[str]) -> dict[str, str]:

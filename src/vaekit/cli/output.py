@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaekit.data.output import EXAMPLE_SUFFIXES, listed
+from vaekit.data.output import EXAMPLE_SUFFIXES, as_json, listed
 from vaekit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,20 +38,6 @@ def remark(screen: Screen, sentence: str) -> None:
     """A sentence on standard error, unless `--quiet`."""
     if not screen.quiet and _first_process():
         print(sentence, file=sys.stderr, flush=True)
-
-
-def as_json(value: Any) -> Any:
-    """The value with null for numbers that JSON does not have.
-
-    Example:
-        >>> as_json({"nll_nats": float("inf"), "units": [1]})
-        {'nll_nats': None, 'units': [1]}
-    """
-    if isinstance(value, Mapping):
-        return {name: as_json(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def short(value: object) -> str:
@@ -113,9 +98,18 @@ def write(
     names: Sequence[str] | None = None,
     columns: int | None = None,
 ) -> None:
-    """Examples in the form that the ending of OUT says: .png is one grid, all else is what `write_examples` makes of it."""
+    """Examples in the form that the ending of OUT says: .png is one grid, and all else is what `write_examples` makes of it.
+
+    The cells of a table are printed as they came.
+    """
     from vaekit.data.writing import write_examples, write_grid
 
+    if schema.kind == "table":
+        from vaekit.data.tables import decode
+        from vaekit.data.tables import write as write_frame
+
+        write_frame(decode(values, schema.table), out, force)
+        return
     if out.suffix.lower() == ".png" and schema.kind == "images":
         write_grid(values, schema, out, columns=columns, force=force)
     else:

@@ -59,10 +59,16 @@ def refit(
         steps: Budget in optimiser steps; 5,000 if none is given, 2,000 of `codes`.
         minutes: Budget in minutes.
     """
-    _check(out, force)
     from vaekit.model import load
-    from vaekit.training.folder import preview
+    from vaekit.storage import PRIOR_FIT
+    from vaekit.training.folder import check_folder, publish
     from vaekit.training.refit import KEPT
+
+    if out.exists() and model.exists() and out.samefile(model):
+        raise ConfigError(
+            f"OUT must be another folder than MODEL, which stays as it is, got {out} for both. Choose a new name."
+        )
+    check_folder(out, data, replace=force)
 
     clock, loaded = Clock(), load(model, device)
     budget = {"epochs": epochs, "steps": steps, "minutes": minutes}
@@ -75,11 +81,9 @@ def refit(
         )
     new.bundle.vae.cpu()
     new.bundle.transform.cpu()
-    new.save(out, force=force)
-    if new.schema.kind == "images" and new.schema.shape[0] in (1, 3, 4):
-        preview(new.bundle, out)
-    fit = new.bundle.training["prior_fit"]
-    record = {"out": str(out), "prior_fit": fit, "metrics": new.bundle.metrics, "seconds": clock.seconds}
+    publish(new.bundle, out, of_run=False)
+    fit = new.bundle.training[PRIOR_FIT]
+    record = {"out": str(out), PRIOR_FIT: fit, "metrics": new.bundle.metrics, "seconds": clock.seconds}
     found = f"The bound on held-out examples went from {fit['elbo_before']:.2f} to {fit['elbo']:.2f} nats"
     advice = f" Try `vaekit generate {out} -o samples.png`." if fit["improved"] else ""
     report(screen, record, f"{found}. The model is in {out}.{advice}")
@@ -87,15 +91,3 @@ def refit(
         remark(screen, note.replace(KEPT, str(model)))
     if fit.get("stopped") == "interrupted":
         raise KeyboardInterrupt(f"Interrupted: the best prior so far is in {out}.")
-
-
-def _check(out: Path, force: bool) -> None:
-    """Refuses an output before the work starts.
-
-    Raises:
-        ConfigError: if OUT is a file, or holds something and `--force` is not set.
-    """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"OUT must be a folder, found a file at {out}. Choose another name.")
-    if not force and out.exists() and any(out.iterdir()):
-        raise ConfigError(f"OUT must be a new or empty folder, found files in {out}. Choose another name, or use `--force`.")

@@ -25,9 +25,10 @@ from vaekit.cli.options import (
     at_least_0,
     at_least_1,
     at_least_2,
+    check_where,
     parse_where,
 )
-from vaekit.cli.output import Clock, as_json, check_ending, check_form, class_folders, progress, remark, report, short, write
+from vaekit.cli.output import Clock, check_ending, check_form, class_folders, progress, remark, report, short, write
 from vaekit.data.output import TABLE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def evaluate(
     """
     import json
 
-    from vaekit.data.output import atomic_file
+    from vaekit.data.output import as_json, atomic_file
 
     if out is not None:
         _check(out, force, (".json",))
@@ -126,14 +127,16 @@ def generate(
         model: A model folder.
         out: A folder, a .png grid, or an array file: the ending chooses.
         num: How many.
-        where: Ask for a category, as COLUMN=VALUE. Repeat it for more columns.
+        where: Ask for a category, as COLUMN=VALUE. Repeat it for more columns. Of a table, any column: `age>=30`, `age=30..40`,
+            `job=a|b`, `job!=a`, and `job=` for a missing cell.
         temperature: Below 1: more typical and less varied.
         draw: The mean of the data given the latent, or a sample of it; auto: the mean for images, a sample for vectors.
     """
     _check(out, force)
-    asked = parse_where(where)
+    check_where(where)
     clock, loaded = Clock(), _load(model, device)
     check_form(out, loaded.schema)
+    asked = list(where) if loaded.schema.kind == "table" else parse_where(where)
     with progress(screen, "Generating") as bar:
         made = loaded.generate_labelled(num, where=asked, temperature=temperature, draw=draw, seed=seed, progress=bar)
     write(made.x, loaded.schema, out, force, names=class_folders(made.columns))
@@ -166,12 +169,14 @@ def reconstruct(
         out: A folder, a .png grid, or an array file: the ending chooses.
         draw: The mean of the data given the latent, or a sample of it.
     """
+    from vaekit.jobs.reconstruct import reconstruct as reconstruct_job
+
     _check(out, force)
     clock, loaded = Clock(), _load(model, device)
     check_form(out, loaded.schema)
     dataset = _read(loaded, data, reading, screen, default="held_out")
     with progress(screen, "Reconstructing") as bar:
-        x = loaded.reconstruct(dataset, draw=draw, seed=seed, progress=bar, split="all")
+        x = reconstruct_job(loaded.bundle, dataset, draw=draw, seed=seed, progress=bar)
     write(x, loaded.schema, out, force, names=dataset.names)
     record = {"out": str(out), "num_examples": len(x), "seconds": clock.seconds}
     report(screen, record, f"{len(x)} reconstructions are in {out} ({clock.seconds:.1f} s).")
@@ -229,12 +234,16 @@ def decode(
         draw: The mean of the data given the latent, or a sample of it; auto: the mean for images, a sample for vectors.
         where: Ask for a category, as COLUMN=VALUE, in place of the table's own. Repeat it for more columns.
     """
+    from vaekit.jobs.encode import decode as decode_job
+    from vaekit.jobs.encode import read_latents
+
     _check(out, force)
     asked = parse_where(where)
     clock, loaded = Clock(), _load(model, device)
     check_form(out, loaded.schema)
     with progress(screen, "Decoding") as bar:
-        x = loaded.decode(latents, draw=draw, where=asked, seed=seed, progress=bar)
+        z, columns = read_latents(loaded.bundle, latents)
+        x = decode_job(loaded.bundle, z, draw=draw, where=asked, columns=columns, seed=seed, progress=bar)
     write(x, loaded.schema, out, force)
     record = {"out": str(out), "num_examples": len(x), "seconds": clock.seconds}
     report(screen, record, f"{len(x)} examples are in {out} ({clock.seconds:.1f} s).")

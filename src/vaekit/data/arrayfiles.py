@@ -48,6 +48,8 @@ def read_npy(path: Path) -> Arrays:
     try:
         mapped = os.path.getsize(path) >= MAP_FROM_BYTES
         array = np.load(path, mmap_mode="r", allow_pickle=False) if mapped else _read_small_npy(path)
+    except DataError:
+        raise
     except (ValueError, EOFError, OSError, MemoryError) as error:
         raise DataError(f"`{path}` must be a whole .npy file of numbers, but: {_reason(error)} Write it again.") from error
     return Arrays("npy", {"": (array, None)})

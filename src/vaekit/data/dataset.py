@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 _FINGERPRINT_ROWS = 1000
 
 
-_FINGERPRINT_ROWS = 1000
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """N examples as they are stored.
@@ -34,9 +31,10 @@ class Dataset:
 
     Attributes:
         schema: what the data are.
-        x: (M, *S) level codes (uint8, uint16) or float32; may be mapped from disk.
+        x: (M, *S) level codes (uint8, uint16), float32, or the float64 cells of a table; may be mapped from disk.
         columns: name -> (N,) int64 codes, -1 where unknown.
-        mask: (M, *S) bool, True where observed; None where everything is.
+        mask: (M, *S) bool, True where observed; None where everything is, and for tables, whose cells are NaN where they
+            are missing.
         names: the relative file names of images, N of them.
         splits: `train`, `test`, ... -> (n,) indices, where the source gives a split.
         notes: sentences that a person should read.
@@ -87,6 +85,8 @@ class Dataset:
 
     def observed(self, indices: np.ndarray | Sequence[int] | None = None) -> np.ndarray | None:
         """The mask (n, *S) of the examples at `indices`, or of all; None where everything is observed."""
+        if self.schema.kind == "table" and self.schema.missing:
+            return ~np.isnan(self._of(self.x, indices))
         return None if self.mask is None else self._of(self.mask, indices)
 
     def _of(self, array: np.ndarray, indices: np.ndarray | Sequence[int] | None) -> np.ndarray:
@@ -120,8 +120,10 @@ class Dataset:
         index = torch.as_tensor(indices, dtype=torch.int64, device="cpu")
         condition = {name: torch.from_numpy(codes)[index] for name, codes in self.columns.items()}
         row = index if self.rows is None else torch.from_numpy(self.rows)[index]
-        mask = None if self.mask is None else _gather(self.mask, row)
-        return Batch(_gather(self.x, row), mask, condition or None)
+        x = _gather(self.x, row)
+        if self.schema.kind == "table" and self.schema.missing:
+            return Batch(x, ~x.isnan(), condition or None)
+        return Batch(x, None if self.mask is None else _gather(self.mask, row), condition or None)
 
     def raw(self, x: np.ndarray | Tensor | None = None) -> np.ndarray:
         """Values in the source's layout, dtype and scale.
@@ -182,6 +184,8 @@ def to_source(values: np.ndarray | Tensor, schema: Schema) -> np.ndarray:
         raise DataError(
             f"Each example must have the shape {schema.shape}, found {array.shape[1:]}. Give values as the model makes them."
         )
+    if schema.kind == "table":
+        return array.astype(np.float64)
     dtype = np.dtype(schema.source.dtype)
     array = _to_layout(array, schema.source.layout)
     if schema.levels is None:
@@ -218,7 +222,9 @@ def from_source(array: np.ndarray, schema: Schema, *, missing: bool | None = Non
 
 
 def values_of(schema: Schema, missing: bool = False) -> Values:
-    """The grid of a schema."""
+    """The grid of a schema; a table has none."""
+    assert schema.values != "cells"
+    assert schema.dtype != "float64"
     return Values(schema.values, schema.levels, schema.offset, schema.step, schema.low, schema.high, schema.dtype, missing)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import builtins
 import difflib
 import gzip
+import importlib.util
 import inspect
 import os
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +22,29 @@ from vaekit.data.arrays import as_arrays, conform_arrays, open_arrays
 from vaekit.data.dataset import Dataset
 from vaekit.data.images import conform_images, open_images
 from vaekit.data.schema import UNKNOWN, Schema
-from vaekit.errors import ConfigError, DataError
+from vaekit.data.tables.columns import describe_columns
+from vaekit.errors import ConfigError, DataError, require
 
-_TABLES = {b"PAR1": "a Parquet table", b"ARROW1": "an Arrow table", b"%PDF": "a PDF document", b"SQLite f": "a database"}
+_OTHERS = {b"%PDF": "a PDF document", b"SQLite f": "a database"}
+_TABLES = (b"PAR1", b"ARROW1")
+_TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".csv.gz", ".tsv.gz", ".parquet", ".arrow", ".feather", ".ipc", ".xlsx")
+_FRAMES = ("polars", "pandas", "pyarrow")
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"GIF8")
-_READS = "vaekit reads folders and zips of images, .npy, .npz and .idx files, and arrays"
+_READS = (
+    "vaekit reads folders and zips of images, tables (.csv, .tsv, .parquet, .arrow, .xlsx, frames), .npy, .npz and .idx files, "
+    "and arrays"
+)
 
 
 def open(source: Any, **options: Any) -> Dataset:
     """The data of a path or an array, with a schema that is found by looking at them.
 
     Args:
-        source: a path to a folder or zip of images, an image, or a .npy, .npz or .idx(.gz) file; or an array, a
-            tensor, nested lists, or a dict of arrays with the keys of an .npz file.
-        **options: for images see `open_images`, for arrays `open_arrays`; `y=` gives the labels of an array.
+        source: a path to a folder or zip of images, an image, a .npy, .npz or .idx(.gz) file, or a table (.csv, .tsv,
+            .parquet, .arrow, .xlsx); or an array, a tensor, nested lists, a dict of arrays with the keys of an .npz file, or
+            a Polars, pandas or Arrow frame.
+        **options: for images see `open_images`, for arrays `open_arrays`, for tables `tables.opening.open_table`; `y=`
+            gives the labels of an array.
             None stands for an option that is not given.
 
     Raises:
@@ -49,8 +60,12 @@ def open(source: Any, **options: Any) -> Dataset:
         return source
     found = _find(source, options)
     if isinstance(found, Arrays):
-        return open_arrays(found, **_check_options(open_arrays, options, "arrays", other=open_images))
-    return open_images(found, **_check_options(open_images, options, "images", other=open_arrays))
+        return open_arrays(found, **_check_options(open_arrays, options, "arrays", open_images, _table_function("open_table")))
+    if isinstance(found, Path):
+        others = (open_arrays, _table_function("open_table"))
+        return open_images(found, **_check_options(open_images, options, "images", *others))
+    read = _table_function("open_table", required=True)
+    return read(found.source, **_check_options(read, options, "a table", open_images, open_arrays))
 
 
 def conform(source: Any, schema: Schema, **options: Any) -> Dataset:
@@ -73,9 +88,33 @@ def conform(source: Any, schema: Schema, **options: Any) -> Dataset:
     if isinstance(source, Dataset):
         return _conform_dataset(source, schema, options)
     found = _find(source, options)
+    if isinstance(found, _Table):
+        read = _table_function("conform_table", required=True)
+        return read(found.source, schema, **_check_options(read, options, "a table", conform_images, conform_arrays))
+    if schema.kind == "table":
+        what = "images" if isinstance(found, Path) else "arrays"
+        raise DataError(f"The data must be a table, as those that the model was trained on, found {what}. Give a table.")
     if isinstance(found, Arrays):
-        return conform_arrays(found, schema, **_check_options(conform_arrays, options, "arrays", other=conform_images))
-    return conform_images(found, schema, **_check_options(conform_images, options, "images", other=conform_arrays))
+        return conform_arrays(found, schema, **_check_options(conform_arrays, options, "arrays", conform_images))
+    return conform_images(found, schema, **_check_options(conform_images, options, "images", conform_arrays))
+
+
+@dataclass(frozen=True)
+class _Table:
+    source: Any
+
+
+def _table_function(name: str, required: bool = False) -> Callable[..., Any]:
+    """A function of `tables.opening`, which needs Polars; of its options alone nothing is known without it."""
+    if required:
+        require("polars", "table", "Reading tables")
+    elif importlib.util.find_spec("polars") is None:
+        return _no_options
+    return getattr(importlib.import_module("vaekit.data.tables.opening"), name)
+
+
+def _no_options() -> None:
+    """Has no options."""
 
 
 def holdout(dataset: Dataset, fraction: float = 0.1, maximum: int = 10_000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -120,6 +159,12 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
     """
     schema = dataset.schema
     shape = ""
+    if schema.kind == "table":
+        lines = [("kind", f"table ({schema.source.form})"), ("shape", f"{len(dataset)} rows of {len(schema.table)} columns")]
+        lines += describe_columns(schema.table)
+        where = "mapped from disk" if isinstance(dataset.x, np.memmap) else "in memory"
+        lines.append(("size", f"{len(dataset) * dataset.x[:1].nbytes / 2**20:.1f} MiB as {schema.dtype}, {where}"))
+        return lines + [("note", note) for note in dataset.notes]
     if schema.kind == "images":
         shape = f"{schema.shape[1]} x {schema.shape[2]}, {schema.shape[0]} channel{'s' if schema.shape[0] > 1 else ''}"
     lines = [
@@ -151,11 +196,14 @@ def _counts(categories: tuple[str, ...], codes: np.ndarray) -> str:
 
 def _conform_dataset(dataset: Dataset, schema: Schema, options: dict[str, Any]) -> Dataset:
     _check_options({}, options, "data that are open already")
-    same = ("kind", "shape", "values", "levels", "offset", "step", "dtype")
+    same = ("kind", "shape", "values", "levels", "offset", "step", "dtype", "table")
     labels = {column.name: column.categories for column in schema.columns}
     theirs = {column.name: column.categories for column in dataset.schema.columns}
     if all(getattr(dataset.schema, name) == getattr(schema, name) for name in same) and labels == theirs:
         return dataset
+    if dataset.schema.kind == "table":
+        frame = importlib.import_module("vaekit.data.tables.coding").decode(dataset.raw(), dataset.schema.table)
+        return _table_function("conform_table", required=True)(frame, schema)
     y = None
     if "label" in dataset.columns:
         names = np.array([*dataset.schema.column("label").categories, ""], dtype=str)
@@ -168,9 +216,13 @@ def _conform_dataset(dataset: Dataset, schema: Schema, options: dict[str, Any]) 
     )
 
 
-def _find(source: Any, options: dict[str, Any]) -> Arrays | Path:
-    """The arrays of a source, or the path to its images."""
+def _find(source: Any, options: dict[str, Any]) -> Arrays | Path | _Table:
+    """The arrays of a source, the path to its images, or a table."""
     y = options.pop("y", None)
+    if type(source).__module__.partition(".")[0] in _FRAMES and hasattr(source, "columns"):
+        if y is not None:
+            raise ConfigError("`y` must be given with an array, got a frame. Make the labels a column of it.")
+        return _Table(source)
     if not isinstance(source, str | os.PathLike):
         return as_arrays(source, y)
     if y is not None:
@@ -194,7 +246,7 @@ def _find(source: Any, options: dict[str, Any]) -> Arrays | Path:
     return _by_content(path, head)
 
 
-def _by_content(path: Path, head: bytes) -> Arrays | Path:
+def _by_content(path: Path, head: bytes) -> Arrays | Path | _Table:
     if not head:
         raise DataError(f"`{path}` must hold data, found an empty file. Check how it was written.")
     if head.startswith(b"\x93NUMPY"):
@@ -203,28 +255,33 @@ def _by_content(path: Path, head: bytes) -> Arrays | Path:
         return path
     if _is_idx(head) or (head.startswith(b"\x1f\x8b") and _is_idx(_unzipped(path))):
         return read_idx(path)
+    if head.startswith(_TABLES) or path.name.lower().endswith(_TABLE_SUFFIXES):
+        return _Table(path)
     if head.startswith(b"PK"):
         return _by_members(path)
-    for magic, name in _TABLES.items():
+    for magic, name in _OTHERS.items():
         if head.startswith(magic):
-            raise DataError(f"`{path}` must be images or arrays, found {name}, which is not read by this version. {_READS}.")
+            raise DataError(f"`{path}` must be images, a table or arrays, found {name}, which is not read. {_READS}.")
     if _is_text(head):
         raise DataError(
-            f"`{path}` must be images or arrays, found text: tables and text are not read by this version. {_READS}."
+            f"`{path}` must be images, a table or arrays, found text, which is not read by this version; a table's name ends "
+            f"in {', '.join(_TABLE_SUFFIXES[:2])}. {_READS}."
         )
-    raise DataError(f"`{path}` must be images or arrays, found unknown content ({head[:4].hex(' ')} ...). {_READS}.")
+    raise DataError(f"`{path}` must be images, a table or arrays, found unknown content ({head[:4].hex(' ')} ...). {_READS}.")
 
 
-def _by_members(path: Path) -> Arrays | Path:
+def _by_members(path: Path) -> Arrays | Path | _Table:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise DataError(f"`{path}` must be a whole zip, but: {error}. Fetch or write it again.") from error
-    if any(name.endswith(".npy") for name in names):
+    if path.suffix.lower() == ".npz" or any(name.endswith(".npy") for name in names):
         return read_npz(path)
     if "[Content_Types].xml" in names:
-        raise DataError(f"`{path}` must be images or arrays, found an office document, not read by this version. {_READS}.")
+        if any(name.startswith("xl/") for name in names):
+            return _Table(path)
+        raise DataError(f"`{path}` must be images, a table or arrays, found an office document. {_READS}.")
     return path
 
 
@@ -267,15 +324,15 @@ def _check_options(
     function: Callable[..., Any] | dict[str, Any],
     options: dict[str, Any],
     what: str,
-    other: Callable[..., Any] | None = None,
+    *others: Callable[..., Any],
 ) -> dict[str, Any]:
     """The options that are given, all of which the function must have."""
     given = {name: value for name, value in options.items() if value is not None}
-    known, others = _option_names(function), _option_names(other or {})
+    known, foreign = _option_names(function), {name for other in others for name in _option_names(other)}
     for name, value in given.items():
         if name in known:
             continue
-        if name in others:
+        if name in foreign:
             if value is False:  # a switch that is off asks for nothing
                 continue
             raise ConfigError(f"`{name}` must be left out for {what}, got {value!r}. It has no meaning there: leave it out.")

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vaekit.errors import ConfigError, DataError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".npz", ".jsonl")
 """The endings of tables, written and read."""
 
-EXAMPLE_SUFFIXES = {"images": ("", ".png", ".npy", ".npz"), "vectors": (".npy", *TABLE_SUFFIXES)}
+EXAMPLE_SUFFIXES = {
+    "images": ("", ".png", ".npy", ".npz"),
+    "vectors": (".npy", *TABLE_SUFFIXES),
+    "table": (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".xlsx"),
+}
 """The endings of examples by their kind; none is a folder."""
 
 
@@ -26,6 +33,20 @@ def listed(suffixes: Sequence[str]) -> str:
     """
     named = [suffix or "a folder" for suffix in suffixes]
     return " or ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+
+
+def as_json(value: Any) -> Any:
+    """The value with null for numbers that JSON does not have.
+
+    Example:
+        >>> as_json({"nll_nats": float("inf"), "units": [1]})
+        {'nll_nats': None, 'units': [1]}
+    """
+    if isinstance(value, Mapping):
+        return {name: as_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_output(out: str | os.PathLike[str], force: bool = False) -> Path:
@@ -134,6 +155,11 @@ def _swap(new: Path, final: Path, old: Path) -> None:
 def _beside(final: Path) -> Path:
     """Hidden, and with the same suffix, by which writers choose the format."""
     return final.with_name(f".{final.stem[:80]}.{os.urandom(6).hex()}.tmp{final.suffix}")
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What writers of the file that were killed have left beside it."""
+    return sorted(path.parent.glob(f".{glob.escape(path.stem[:80])}.{'[0-9a-f]' * 12}.tmp{glob.escape(path.suffix)}"))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vaekit.data.tables.columns import TableColumn, num_channels
 from vaekit.errors import DataError
 
 UNKNOWN = -1
@@ -49,7 +50,7 @@ class Source(_Record):
     """The form in which the data came, and in which outputs are given back.
 
     Attributes:
-        form: where it came from.
+        form: where it came from: files of images or arrays, `array` for arrays in memory, or the forms of tables.
         layout: how an example lies in the source: `CHW`, `HWC`, `HW` (images), `flat` (vectors).
         dtype: NumPy name of the source's values.
         size: (H, W) that differing images were brought to; None where every file was used as it is.
@@ -57,7 +58,10 @@ class Source(_Record):
         channels: that differing images were brought to; None where every file was used as it is.
     """
 
-    form: Literal["folder", "zip", "npy", "npz", "idx", "array"]
+    form: Literal[
+        "folder", "zip", "npy", "npz", "idx", "array",
+        "csv", "tsv", "parquet", "arrow", "xlsx", "pandas", "polars", "pyarrow", "dict",
+    ]  # fmt: skip
     layout: Literal["CHW", "HWC", "HW", "flat"]
     dtype: str
     size: tuple[int, int] | None = None
@@ -69,37 +73,44 @@ class Schema(_Record):
     """A data set in one record.
 
     Attributes:
-        kind: `images` with shape (C, H, W), or `vectors` with shape (D,).
+        kind: `images` with shape (C, H, W), `vectors` with shape (D,), or `table` with a channel for each column's value and
+            for each state that is not a plain value (see `data.tables.columns`).
         shape: the shape of one example as the model sees it.
-        values: `binary` (two levels), `levels` (a grid of levels), or `continuous`.
+        values: `binary` (two levels), `levels` (a grid of levels), `continuous`, or the `cells` of a table.
         levels: the number of levels V, for binary and levels; a stored value is a level 0..V-1.
         offset, step: a source value is offset + step * level (binary and levels).
         low, high: the least and the greatest source value that was seen.
-        dtype: the storage dtype: uint8 or uint16 for levels, float32 for continuous.
+        dtype: the storage dtype: uint8 or uint16 for levels, float32 for continuous, float64 for cells.
         columns: what lies beside the data, such as the label.
+        table: the columns of a table.
         source: the form that the data came in.
         num_examples: how many there were.
         missing: whether some elements are missing.
     """
 
-    kind: Literal["images", "vectors"]
+    kind: Literal["images", "vectors", "table"]
     shape: tuple[int, ...] = Field(min_length=1)
-    values: Literal["binary", "levels", "continuous"]
+    values: Literal["binary", "levels", "continuous", "cells"]
     levels: int | None = None
     offset: float = 0.0
     step: float = 1.0
     low: float
     high: float
-    dtype: Literal["uint8", "uint16", "float32"]
+    dtype: Literal["uint8", "uint16", "float32", "float64"]
     columns: tuple[Column, ...] = ()
+    table: tuple[TableColumn, ...] = ()
     source: Source
     num_examples: int
     missing: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.levels is None) != (self.values == "continuous"):
+        if (self.levels is None) != (self.values in ("continuous", "cells")):
             raise ValueError("`levels` must be given for binary and levels, and only there")
+        if (self.kind == "table") != bool(self.table) or (self.kind == "table") != (self.values == "cells"):
+            raise ValueError("`table` must be given for tables, whose values are cells, and only there")
+        if self.table and self.shape != (num_channels(self.table),):
+            raise ValueError(f"a table of {len(self.table)} columns must have the shape ({num_channels(self.table)},)")
         if self.kind == "images" and len(self.shape) != 3:
             raise ValueError(f"images must have the shape (C, H, W), got {self.shape}")
         return self

@@ -6,6 +6,7 @@ A distribution over data has full event dimensions, so `log_prob(x)` is one numb
 
 from vaekit.distributions.affine import Affine, tempered
 from vaekit.distributions.beta import Beta, BetaBinomial
+from vaekit.distributions.cells import CellLayout, Cells
 from vaekit.distributions.chain import Chain
 from vaekit.distributions.codes import (
     CodeDistribution,
@@ -41,6 +42,8 @@ __all__ = [
     "Affine",
     "Beta",
     "BetaBinomial",
+    "CellLayout",
+    "Cells",
     "Chain",
     "CodeDistribution",
     "CodeLayout",

@@ -18,7 +18,7 @@ from vaekit.data.dataset import Dataset, spaced
 from vaekit.distributions import Joint, diagonal_normal
 from vaekit.distributions.affine import Affine
 from vaekit.errors import ConfigError
-from vaekit.inference import MAX_ELEMENTS, Inputs, Progress, prepare, relative_variance, seeded
+from vaekit.inference import MAX_ELEMENTS, Inputs, Progress, is_point, prepare, relative_variance, seeded
 from vaekit.storage import Bundle
 from vaekit.types import Trace
 from vaekit.vae import LatentModel, masked_log_prob
@@ -166,11 +166,6 @@ def _summary(parts: list[_Part], num_steps: int, num_chains: int, num_samples: i
         num_examples=count,
         start=start,
     )
-
-
-def is_point(vae: LatentModel) -> bool:
-    """Whether the posterior, or a part of it, is a single point an example, so that no bound is one on log p(x|c)."""
-    return not getattr(getattr(vae, "posterior", None), "has_density", True)
 
 
 @contextmanager

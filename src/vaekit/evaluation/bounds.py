@@ -12,15 +12,12 @@ import torch
 from vaekit.component import device_of
 from vaekit.data.dataset import Dataset, spaced
 from vaekit.errors import ConfigError
-from vaekit.evaluation.annealing import Annealing, anneal, is_point
+from vaekit.evaluation.annealing import Annealing, anneal
 from vaekit.evaluation.calibration import Calibration, calibration
 from vaekit.evaluation.information import Information, information
-from vaekit.inference import Bounds, Progress, bounds, prepare, relative_variance, seeded
+from vaekit.inference import ACTIVE, Bounds, Progress, bounds, check_examples, is_point, prepare, relative_variance, seeded
 from vaekit.storage import Bundle
 from vaekit.types import Batch, Json
-
-ACTIVE = 0.01
-"""A unit is active where Var_x(E_q[z_d]) exceeds this (Burda et al., 2016, section 5.2)."""
 
 FEW = 10.0
 """Below so many effective samples (below K / 2 where K is less than 20) a K-sample bound does not know its own error."""
@@ -155,13 +152,13 @@ def evaluate_bounds(
         progress: called with (done, total) as examples are done.
 
     Raises:
-        ConfigError: if `num_samples` or `limit` is less than 1, the data set is empty, or `annealing_steps` is asked of a model
-            that it cannot be had of.
+        DataError: if there are no examples.
+        ConfigError: if `num_samples` or `limit` is less than 1, or `annealing_steps` is asked of a model that it cannot be had
+            of.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"`limit` must be at least 1, got {limit}. Leave it out to evaluate every example.")
-    if len(dataset) == 0:
-        raise ConfigError("The data must hold at least one example, found none. Give another split or file.")
+    check_examples(dataset)
     if limit is not None and limit < len(dataset):
         dataset = dataset.select(spaced(len(dataset), limit))
     annealed = None

@@ -12,8 +12,7 @@ from torch.distributions import Distribution
 
 from vaekit.component import device_of, full_precision
 from vaekit.data.dataset import Dataset, spaced
-from vaekit.evaluation.annealing import is_point
-from vaekit.inference import MAX_ELEMENTS, prepare, seeded
+from vaekit.inference import MAX_ELEMENTS, is_point, prepare, seeded
 from vaekit.storage import Bundle
 
 _BLOCK = 256

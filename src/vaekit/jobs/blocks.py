@@ -16,11 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
 from vaekit.component import device_of, full_precision
 from vaekit.data.dataset import Dataset, to_source
 from vaekit.data.schema import Schema
+from vaekit.distributions import Cells
 from vaekit.errors import ConfigError
 from vaekit.inference import Progress, prepare
 from vaekit.storage import Bundle
@@ -127,7 +129,7 @@ def decoded(
 
     def decode(z: Tensor, features: Tensor | None) -> tuple[Tensor]:
         p = bundle.vae.decode_flat(z[None], features)
-        return (bundle.transform.inverse(p.mean[0] if mean else p.sample()[0]),)
+        return (bundle.transform.inverse(middle(p)[0] if mean else p.sample()[0]),)
 
     parts = []
     for start in range(0, len(z), block):
@@ -138,6 +140,11 @@ def decoded(
         if progress is not None:
             progress(min(start + block, len(z)), len(z))
     return np.concatenate(parts)
+
+
+def middle(p: Distribution) -> Tensor:
+    """What stands for a distribution over data: its mean, or of the rows of a table their medians and likeliest categories."""
+    return p.middle if isinstance(p, Cells) else p.mean
 
 
 def draws_mean(bundle: Bundle, draw: str) -> bool:

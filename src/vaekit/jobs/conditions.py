@@ -10,11 +10,8 @@ from torch import Tensor
 
 from vaekit.data.dataset import Dataset
 from vaekit.data.schema import UNKNOWN, Schema
-from vaekit.errors import ConfigError, DataError
-from vaekit.storage import Bundle
-
-FREQUENCIES = "condition_counts"
-"""The key of the training summary under which the counts of each column's categories stand, by column."""
+from vaekit.errors import ConfigError
+from vaekit.storage import FREQUENCIES, Bundle
 
 
 def codes_where(bundle: Bundle, where: Mapping[str, str | int] | None) -> dict[str, int]:
@@ -93,13 +90,3 @@ def codes_of_text(schema: Schema, columns: Mapping[str, object]) -> dict[str, Te
         codes = {text: UNKNOWN if text == unknown else column.code(text) for text in dict.fromkeys(texts)}
         out[name] = torch.tensor([codes[text] for text in texts], dtype=torch.int64)
     return out
-
-
-def check_examples(dataset: Dataset) -> None:
-    """Refuses a data set without examples.
-
-    Raises:
-        DataError: if there are none.
-    """
-    if len(dataset) == 0:
-        raise DataError("The data must hold at least one example, found none. Give another split or file.")

@@ -14,9 +14,9 @@ from vaekit.component import device_of
 from vaekit.data.dataset import Dataset, as_numpy
 from vaekit.data.writing import read_table
 from vaekit.errors import DataError
-from vaekit.inference import Progress, seeded
+from vaekit.inference import Progress, check_examples, seeded
 from vaekit.jobs.blocks import decoded, posterior_of
-from vaekit.jobs.conditions import check_examples, codes_of_text, codes_where, features_of, printed
+from vaekit.jobs.conditions import codes_of_text, codes_where, features_of, printed
 from vaekit.jobs.spaces import check_inside
 from vaekit.storage import Bundle
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from vaekit.errors import ConfigError
 from vaekit.inference import Progress, seeded
 from vaekit.jobs.blocks import block_size, decoded, draws_mean
 from vaekit.jobs.conditions import codes_where, draw_codes, features_of, printed
+from vaekit.jobs.rows import RowsWhere, Table
 from vaekit.storage import Bundle
 
 
@@ -21,7 +23,7 @@ class Generated:
     """New examples.
 
     Attributes:
-        x: (N, ...) in the source's layout and dtype.
+        x: (N, ...) in the source's layout and dtype; of a table its cells (N, C), float64.
         columns: what each was generated for, (N,) texts a condition.
     """
 
@@ -33,13 +35,13 @@ def generate(
     bundle: Bundle,
     num: int,
     *,
-    where: Mapping[str, str | int] | None = None,
+    where: Any = None,
     temperature: float = 1.0,
     draw: str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Generated:
-    """New examples: z ~ p(z|c), x ~ p(x|z, c).
+    """New examples: z ~ p(z|c), x ~ p(x|z, c); of a table with `where`, x ~ p(x|where) (see `jobs.rows`).
 
     The first m of n examples are the same for every n. With another `where`, a model whose prior does not depend on the
     condition keeps its latents: the same examples, as another category.
@@ -47,7 +49,9 @@ def generate(
     Args:
         bundle: the model.
         num: how many, at least 1.
-        where: the category of each condition, by column; those not given are drawn by their frequencies in training.
+        where: the category of each condition, by column; those not given are drawn by their frequencies in training. Of a
+            table, any columns: expressions such as `["age>=30", "income=>50K"]`, or a dict (see
+            `data.tables.where.parse_where`).
         temperature: factor on the prior's scales, > 0; below 1, more typical and less varied.
         draw: `mean` of p(x|z, c), a `sample` of it, or `auto`: the mean for images (clean pictures), a sample for vectors.
         seed: of all draws; the global random state is left as it was.
@@ -62,6 +66,11 @@ def generate(
     if not 0 < temperature < float("inf"):
         raise ConfigError(f"`temperature` must be a number > 0, got {temperature}. Use a small value for typical examples.")
     draws_mean(bundle, draw)
+    if where and bundle.schema.kind == "table":
+        table = Table.of(bundle, "generate rows that fit `where`")
+        with torch.inference_mode(), seeded(seed, table.device):
+            x = RowsWhere(table, where, temperature).draw(num).x
+        return Generated(table.grid.inverse(x.cpu()).numpy(), {})
     fixed = codes_where(bundle, where)
     block = block_size(bundle.schema)
     parts, codes = [], []

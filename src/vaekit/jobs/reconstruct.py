@@ -7,9 +7,9 @@ import torch
 
 from vaekit.component import device_of
 from vaekit.data.dataset import Dataset
-from vaekit.inference import Progress, seeded
+from vaekit.inference import Progress, check_examples, seeded
 from vaekit.jobs.blocks import decoded, posterior_of
-from vaekit.jobs.conditions import check_examples, features_of_data
+from vaekit.jobs.conditions import features_of_data
 from vaekit.storage import Bundle
 
 
@@ -26,7 +26,7 @@ def reconstruct(
         dataset: N examples that fit the model's schema.
         draw: `mean` of p(x|z, c), or a `sample` of it.
         seed: of the samples.
-        progress: called with (done, total) as examples are done.
+        progress: called with (done, total) as examples are encoded and then decoded, so that total is 2N.
 
     Returns:
         (N, ...) in the source's layout and dtype.
@@ -36,6 +36,9 @@ def reconstruct(
         ConfigError: if `draw` is unknown.
     """
     check_examples(dataset)
-    mean, _ = posterior_of(bundle, dataset)
+    total = 2 * len(dataset)
+    encoding = None if progress is None else lambda done, num: progress(done, total)
+    decoding = None if progress is None else lambda done, num: progress(num + done, total)
+    mean, _ = posterior_of(bundle, dataset, encoding)
     with torch.inference_mode(), seeded(seed, device_of(bundle.vae)):
-        return decoded(bundle, mean, features_of_data(bundle, dataset), draw, progress)
+        return decoded(bundle, mean, features_of_data(bundle, dataset), draw, decoding)

@@ -9,8 +9,7 @@ import numpy as np
 
 from vaekit.component import device_of
 from vaekit.data.dataset import Dataset
-from vaekit.inference import Progress, bounds, seeded
-from vaekit.jobs.conditions import check_examples
+from vaekit.inference import Progress, bounds, check_examples, is_point, seeded
 from vaekit.storage import Bundle
 
 _POINT = (
@@ -84,7 +83,6 @@ def score(
         parts = [part for _, _, part in bounds(bundle, dataset, num_samples, progress)]
     log_likelihood = np.concatenate([part.log_likelihood for part in parts])
     observed = np.concatenate([part.num_observed for part in parts])
-    is_point = not getattr(getattr(bundle.vae, "posterior", None), "has_density", True)
     discrete = bundle.vae.likelihood.discrete
     return Scores(
         log_likelihood=log_likelihood,
@@ -94,5 +92,5 @@ def score(
         bits_per_dim=-log_likelihood / (np.maximum(observed, 1) * math.log(2)) if discrete else None,
         anomaly=-log_likelihood,
         names=None if dataset.names is None else list(dataset.names),
-        warning=_POINT if is_point else None,
+        warning=_POINT if is_point(bundle.vae) else None,
     )

@@ -12,10 +12,12 @@ Which one:
     real numbers                         Normal; with outliers Laplace, Logistic, HyperbolicSecant, StudentT (longest tails)
     positive numbers                     LogNormal
     intensities in [0, 1], no levels     ContinuousBernoulli; Beta where they never reach the ends
+    rows of a table                      Cells
 """
 
 from vaekit.likelihoods.base import Likelihood
 from vaekit.likelihoods.binary import Bernoulli, ContinuousBernoulli
+from vaekit.likelihoods.cells import Cells
 from vaekit.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
 from vaekit.likelihoods.heavy import HyperbolicSecant, Laplace, Logistic, LogNormal, StudentT
 from vaekit.likelihoods.levels import Categorical, CategoricalLevels, DiscretizedLogisticMixture
@@ -28,6 +30,7 @@ __all__ = [
     "BetaBinomial",
     "Categorical",
     "CategoricalLevels",
+    "Cells",
     "ContinuousBernoulli",
     "DiscretizedLogisticMixture",
     "HyperbolicSecant",

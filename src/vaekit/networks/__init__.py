@@ -1,5 +1,6 @@
 """Networks: features and heads, no losses."""
 
+from vaekit.networks.cells import CellEmbedding
 from vaekit.networks.condition import ConditionEncoder
 from vaekit.networks.conv import ConvDecoder, ConvEncoder
 from vaekit.networks.grid import GridDecoder, GridEncoder, SumOfLayers
@@ -9,10 +10,12 @@ from vaekit.networks.hierarchy_dense import DenseLadder
 from vaekit.networks.logs import LogInput
 from vaekit.networks.mlp import MLP
 from vaekit.networks.part import Part
+from vaekit.networks.residual import ResidualMLP
 from vaekit.networks.spectral import Spectral
 
 __all__ = [
     "MLP",
+    "CellEmbedding",
     "ConditionEncoder",
     "ConvDecoder",
     "ConvEncoder",
@@ -23,6 +26,7 @@ __all__ = [
     "Ladder",
     "LogInput",
     "Part",
+    "ResidualMLP",
     "Spectral",
     "SumOfLayers",
     "Tail",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.component import Component
-from vaekit.distributions import closed_form_kl, stopped
+from vaekit.distributions import closed_form_kl
 from vaekit.errors import ConfigError
 from vaekit.types import Json, Latent, Trace
 
@@ -97,11 +97,6 @@ def one_level(trace: Trace, objective: str, instead: str) -> Latent:
     if len(trace.latents) != 1:
         raise ConfigError(f"{objective} must be given one level of latents, got {len(trace.latents)}. {instead}")
     return trace.latents[0]
-
-
-def log_q_stopped(latent: Latent) -> Tensor:
-    """(K, B): log q(z|x, c) at the sample, whose gradient reaches z and no parameter of q (Roeder et al., 2017, section 3)."""
-    return stopped(latent.posterior).log_prob(latent.z)
 
 
 def bound_of(trace: Trace, loss: Tensor, rate_: Tensor, adversary: Tensor | None = None, **terms: Tensor) -> Bound:

@@ -36,8 +36,8 @@ class ELBO(Objective):
         cycles: how often beta rises from 0. Each rise is followed by as many steps at beta, and the last by all that are left.
 
     Raises:
-        ConfigError: for a negative argument, free bits together with a capacity, groups of another name, or cycles without
-            a warm-up.
+        ConfigError: for an argument that is negative or not finite, free bits together with a capacity, groups of another
+            name, or cycles without a warm-up.
 
     Example:
         >>> ELBO(beta=4.0).spec()["beta"]
@@ -55,16 +55,16 @@ class ELBO(Objective):
         cycles: int = 1,
     ) -> None:
         super().__init__()
-        if not beta >= 0:
-            raise ConfigError(f"`beta` must be >= 0, got {beta}. Use `beta=0` to drop the rate.")
+        if not 0 <= beta < math.inf:
+            raise ConfigError(f"`beta` must be finite and >= 0, got {beta}. Use `beta=0` to drop the rate.")
         if warm_up < 0 or capacity_steps < 0:
             raise ConfigError(
                 f"`warm_up` and `capacity_steps` must be >= 0, got {warm_up} and {capacity_steps}. Use 0 for none."
             )
-        if not free_bits >= 0:
-            raise ConfigError(f"`free_bits` must be >= 0, got {free_bits}. Use 0 for none.")
-        if capacity is not None and not capacity >= 0:
-            raise ConfigError(f"`capacity` must be >= 0 or None, got {capacity}. Use None for none.")
+        if not 0 <= free_bits < math.inf:
+            raise ConfigError(f"`free_bits` must be finite and >= 0, got {free_bits}. Use 0 for none.")
+        if capacity is not None and not 0 <= capacity < math.inf:
+            raise ConfigError(f"`capacity` must be finite and >= 0, or None, got {capacity}. Use None for none.")
         if capacity is not None and free_bits > 0:
             raise ConfigError(
                 "`free_bits` and `capacity` must not be set together, got both: each says how much rate is free. Use one."

@@ -62,9 +62,9 @@ class TotalCorrelation(Objective):
         num_data: int | None = None,
     ) -> None:
         super().__init__()
-        if not (alpha >= 0 and beta >= 0 and gamma >= 0):
+        if not all(0 <= weight < math.inf for weight in (alpha, beta, gamma)):
             raise ConfigError(
-                f"`alpha`, `beta` and `gamma` must be >= 0, got {alpha}, {beta} and {gamma}. Use 1 for the ELBO's."
+                f"`alpha`, `beta` and `gamma` must be finite and >= 0, got {alpha}, {beta} and {gamma}. Use 1 for the ELBO's."
             )
         if estimator not in _ESTIMATORS:
             raise ConfigError(f"`estimator` must be mss or mws, got {estimator!r}. Use `mss`, which has the lower bias.")

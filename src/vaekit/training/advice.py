@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vaekit.errors import TrainingError
-from vaekit.objectives import Objective
+from vaekit.objectives import ELBO, Objective, TotalCorrelation
 from vaekit.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from vaekit.training.loop import Progress
 
 DIVERGED = (
-    "Training must give finite gradients; around step {step} none was. The last checkpoint is whole. "
+    "Training must give finite gradients; around step {step} none was. {kept}"
     "Start again with a lower `--learning-rate` (a third of this one), and look for extreme values with `vaekit inspect`."
 )
 
@@ -33,10 +33,21 @@ def on_validation(metrics: dict[str, float], objective: Objective, step: int, co
     if not early and (metrics["rate"] < COLLAPSED_RATE or metrics["active_units"] == 0):
         return {
             "collapse": f"The posterior has collapsed: the rate is {metrics['rate']:.3f} nats and "
-            f"{metrics['active_units']:.0f} units are active, "
-            "so the latent says nothing of the data. Try `--free-bits 0.1`, a warm-up (`--warm-up 2000`), or `--beta 0.5`."
+            f"{metrics['active_units']:.0f} units are active, so the latent says nothing of the data. "
+            + _against_collapse(objective)
         }
     return {}
+
+
+def _against_collapse(objective: Objective) -> str:
+    """What helps, of what the objective takes."""
+    if isinstance(objective, ELBO) and objective.capacity is not None:
+        return "Try a larger `--capacity`."
+    if isinstance(objective, ELBO):
+        return "Try `--free-bits 0.1`, a warm-up (`--warm-up 2000`), or `--beta 0.5`."
+    if isinstance(objective, TotalCorrelation):
+        return "Try a smaller `--beta`, or `--objective elbo --free-bits 0.1`."
+    return "Try `--objective elbo --free-bits 0.1`."
 
 
 def on_end(progress: Progress) -> str | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vaekit.data.output import atomic_file
+from vaekit.data.output import as_json, atomic_file
 from vaekit.errors import MissingExtraError, require
 from vaekit.training.schedules import Budget
 
@@ -43,7 +44,10 @@ class Callback:
 
 
 class MetricsFile(Callback):
-    """`metrics.jsonl`: a line a report and a line a validation. Lines beyond a resumed step are taken back."""
+    """`metrics.jsonl`: a line a report and a line a validation; a number that is not finite is null.
+
+    Lines beyond a resumed step are taken back.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -66,7 +70,7 @@ class MetricsFile(Callback):
 
     def _write(self, record: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(as_json(record), allow_nan=False) + "\n")
 
     def on_report(self, metrics: dict[str, float], progress: Progress, budget: Budget) -> None:
         """{"event": "train", "step", "seconds", ...}."""
@@ -98,7 +102,8 @@ class TensorBoard(Callback):
         self.writer.write_event(self.messages.Event(wall_time=time.time(), step=step, **content))
 
     def _scalars(self, prefix: str, values: dict[str, float], step: int) -> None:
-        for name, value in values.items():
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}  # of others the package complains
+        for name, value in finite.items():
             self._write(step, summary=self.summary.scalar(f"{prefix}/{name}", value))
         self.writer.flush()
 

@@ -44,9 +44,8 @@ class Checkpoint:
             with atomic_file(path) as temporary:
                 save_file(tensors, temporary, metadata={"state": json.dumps(self.state)})
         except (ConfigError, OSError, SafetensorError) as error:
-            kept = "The checkpoint before it is whole" if path.exists() else "There is no earlier checkpoint"
             raise TrainingError(
-                f"The checkpoint {path} must be writable, but: {_reason(error)} {kept}. Make room, then run the same "
+                f"The checkpoint {path} must be writable, but: {_reason(error)} {whole(path)} Make room, then run the same "
                 "command with `--resume`."
             ) from error
 
@@ -61,9 +60,30 @@ class Checkpoint:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            return cls(tensors, json.loads(metadata["state"]))
-        except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-            raise TrainingError(f"{path} must be a whole checkpoint, but: {error}. Start again with `--force`.") from error
+            state = json.loads(metadata.get("state", "null"))
+            _check(state)
+        except (SafetensorError, OSError, ValueError) as error:
+            reason = str(error).rstrip(".")
+            raise TrainingError(f"{path} must be a whole checkpoint, but: {reason}. Start again with `--force`.") from error
+        return cls(tensors, state)
+
+
+_STATE = {"progress": dict, "elapsed": (int, float), "optimizer": list, "fingerprint": str, "world_size": int}
+
+
+def _check(state: Any) -> None:
+    """Raises a ValueError if a key that resuming needs is missing, or of another kind."""
+    for key, kind in _STATE.items():
+        if not isinstance(state, dict) or not isinstance(state.get(key), kind):
+            raise ValueError(f"its state has no {key!r}")
+    missing = {"step", "best_loss"} - state["progress"].keys()
+    if missing:
+        raise ValueError(f"its state has no {min(missing)!r} under 'progress'")
+
+
+def whole(path: Path) -> str:
+    """A sentence on whether there is a checkpoint at `path`; none is ever half written."""
+    return "The last checkpoint is whole." if path.is_file() else "There is no checkpoint yet."
 
 
 def _reason(error: Exception) -> str:

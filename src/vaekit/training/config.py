@@ -31,6 +31,8 @@ class TrainConfig(BaseModel):
         ema: decay of the exponential moving average of the weights, which is the model that is kept; 0 for none.
         num_samples: K, samples of the latent an example in training.
         validation_samples: K in validation; None for that of training, as bounds of several samples need.
+        hide: the share of examples of which a random part is hidden in training, so that the model can infer from any part
+            (see `training.hiding`).
         patience: validations without a better bound after which the run stops; 0 for never.
         validate_every: steps between validations; None for one an epoch, at least 50 steps apart.
         checkpoint_seconds: seconds between checkpoints; it has no influence on the weights.
@@ -38,7 +40,7 @@ class TrainConfig(BaseModel):
         seed: of everything random.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, ge=1)
@@ -55,6 +57,7 @@ class TrainConfig(BaseModel):
     ema: float = Field(default=0.999, ge=0, lt=1)
     num_samples: int = Field(default=1, ge=1)
     validation_samples: int | None = Field(default=None, ge=1)
+    hide: float = Field(default=0.0, ge=0, le=1)
     patience: int = Field(default=20, ge=0)
     validate_every: int | None = Field(default=None, ge=1)
     checkpoint_seconds: float = Field(default=30.0, ge=0)

@@ -29,8 +29,10 @@ from vaekit.training.checkpoint import (
     random_state,
     restore_optimizer,
     restore_random_state,
+    whole,
 )
 from vaekit.training.config import TrainConfig
+from vaekit.training.hiding import hidden
 from vaekit.training.optimizer import make_optimizer
 from vaekit.training.sampling import Sampler
 from vaekit.training.schedules import Budget, learning_rate
@@ -51,14 +53,17 @@ class Step(nn.Module):
     """What a step computes: transform, inference and objective in one module, so that data parallelism, reduced precision
     and compilation see all of it."""
 
-    def __init__(self, vae: LatentModel, transform: Transform, objective: Objective, num_samples: int, num_data: int) -> None:
+    def __init__(
+        self, vae: LatentModel, transform: Transform, objective: Objective, num_samples: int, num_data: int, hide: float = 0.0
+    ) -> None:
         super().__init__()
         self.vae, self.transform, self.objective = vae, transform, objective
-        self.num_samples, self.num_data = num_samples, num_data
+        self.num_samples, self.num_data, self.hide = num_samples, num_data, hide
 
     def forward(self, x: Tensor, mask: Tensor | None, condition: Condition | None, step: int) -> dict[str, Tensor]:
         """The terms of the bound, scalars; `loss` is minimised, and so is `adversary` where there is one."""
-        trace = self.vae(self.transform(x), condition=condition, mask=mask, num_samples=self.num_samples)
+        visible = hidden(x, mask, self.hide)
+        trace = self.vae(self.transform(x), condition=condition, mask=visible, num_samples=self.num_samples)
         bound = self.objective(replace(trace, num_data=self.num_data), step)
         adversary = {} if bound.adversary is None else {"adversary": bound.adversary}
         main = {"loss": bound.loss, "elbo": bound.elbo, "rate": bound.rate, "distortion": bound.distortion}
@@ -217,7 +222,8 @@ class Trainer:
             first = Sampler(len(self.data), num, self.config.seed).batch(0)
             batch = self.data.batch(first).to(self.fabric.device)
             self.vae.initialize(self.transform(batch.x), batch.mask, self.vae.condition_of(batch.columns, num))
-        step = Step(self.vae, self.transform, self.objective, self.config.num_samples, len(self.data)).train()
+        parts = (self.vae, self.transform, self.objective)
+        step = Step(*parts, self.config.num_samples, len(self.data), self.config.hide).train()
         optimizer = make_optimizer(step, self.objective, self.config, self.fabric.device)
         self.groups: list[list[nn.Parameter]] = [group["params"] for group in optimizer.param_groups]
         self.step_module, self.optimizer = self.fabric.setup(step, optimizer)
@@ -375,7 +381,8 @@ class Trainer:
         metrics = self.window.read(self.config.batch_size)
         kept = metrics.pop("kept")
         if kept == 0 and self.window.steps >= _HOPELESS_STEPS:
-            raise TrainingError(advice.DIVERGED.format(step=self.progress.step))
+            kept = "" if self.folder is None else whole(self.folder / CHECKPOINT_FILE) + " "
+            raise TrainingError(advice.DIVERGED.format(step=self.progress.step, kept=kept))
         if kept > 0:
             skipped, speed = metrics.pop("skipped"), metrics.pop("examples_per_second")
             metrics = {name: value / kept for name, value in metrics.items()} | {

@@ -32,6 +32,7 @@ class Plan:
     config: TrainConfig
     asked: Json
     reasons: tuple[str, ...] = ()
+    second_stage: str | None = None
 
     def to_json(self, schema: Json) -> Json:
         """config.json."""
@@ -43,6 +44,7 @@ class Plan:
             "objective": self.objective.spec(),
             "config": self.config.model_dump(mode="json"),
             "reasons": list(self.reasons),
+            "second_stage": self.second_stage,
             "schema": schema,
         }
 
@@ -78,6 +80,8 @@ def make_plan(
             )
         else:
             chosen = Recipe(vae, transform, {"batch_size": min(128, len(data))}, ())
+    if objective is None and chosen.objective is not None and not any(asked.get(key) for key in ("objective", *_OF_ELBO)):
+        objective = chosen.objective
     if objective is None:
         objective, its_settings = named_objective(asked)
         settings = {**its_settings, **settings}
@@ -92,7 +96,7 @@ def make_plan(
     with torch.random.fork_rng(devices=[]):
         _try_out(chosen, objective, data, config.num_samples, vae is not None)
     config, why = choose_precision(config, chosen.vae, chosen.transform, objective, data, torch.device(device))
-    return Plan(chosen.vae, chosen.transform, objective, config, asked, (*reasons, *why))
+    return Plan(chosen.vae, chosen.transform, objective, config, asked, (*reasons, *why), chosen.second_stage)
 
 
 OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "total-correlation")

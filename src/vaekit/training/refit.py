@@ -38,7 +38,7 @@ from vaekit.priors import (
     StandardNormal,
 )
 from vaekit.priors.codes import CodePrior
-from vaekit.storage import Bundle
+from vaekit.storage import HELD_OUT, PRIOR_FIT, Bundle
 from vaekit.training.callbacks import Callback
 from vaekit.training.config import BUDGETS, TrainConfig
 from vaekit.training.loop import Trainer
@@ -54,9 +54,6 @@ if TYPE_CHECKING:
 MIXTURES = {"mixture": "diagonal", "mixture-full": "full"}
 KINDS = (*MIXTURES, "flow", "flow-matching", "vae", "autoregressive", "codes")
 """What `refit_prior` fits by name."""
-
-PRIOR_FIT = "prior_fit"
-"""The key of the training summary under which stands how the prior was fitted."""
 
 KEPT = "the model that was refitted"
 """What a note calls the model as it was."""
@@ -190,11 +187,13 @@ def _check(
             "learned with the rest. Train a VAE."
         )
     _check_prior(bundle.vae, kind)
-    if components is not None and (kind not in (*MIXTURES, "autoregressive") or not 1 <= components <= _MOST_COMPONENTS):
+    if components is not None and kind not in (*MIXTURES, "autoregressive"):
         raise ConfigError(
-            f"`components` must be from 1 to {_MOST_COMPONENTS:,}, and for mixture, mixture-full or autoregressive; got "
-            f"{components} for {_name(kind)}. Leave it out."
+            f"`components` must be of mixture, mixture-full or autoregressive, got {components} for {_name(kind)}. Leave it "
+            "out."
         )
+    if components is not None and not 1 <= components <= _MOST_COMPONENTS:
+        raise ConfigError(f"`components` must be from 1 to {_MOST_COMPONENTS:,}, got {components}. Leave it out for about 10.")
     if kind in MIXTURES and (hidden or settings):
         given = ", ".join(["hidden"] * bool(hidden) + list(settings))
         raise ConfigError(
@@ -431,7 +430,7 @@ def _compared(bundle: Bundle, data: Dataset, held_out: Dataset, before: dict[str
 def _may_be_known(summary: Json, data: Dataset) -> bool:
     """Whether data can be those of training, by its summary; of a part of those only the size is known."""
     sizes = summary.get("num_training_examples"), summary.get("num_validation_examples")
-    whole = summary.get("held_out")
+    whole = summary.get(HELD_OUT)
     if not isinstance(whole, dict) or len(data) in sizes:
         return True
     return whole.get("fingerprint") == fingerprint(data)

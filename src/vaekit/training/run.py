@@ -13,18 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 
+from vaekit.component import check_device
 from vaekit.data.dataset import Dataset, fingerprint
 from vaekit.data.loading import holdout
 from vaekit.data.loading import open as open_data
 from vaekit.data.transforms import Transform
-from vaekit.errors import ConfigError, TrainingError
+from vaekit.errors import ConfigError, MissingExtraError, TrainingError
 from vaekit.objectives import Objective
-from vaekit.storage import Bundle
+from vaekit.storage import FREQUENCIES, HELD_OUT, PRIOR_FIT, Bundle
 from vaekit.training.callbacks import Callback, MetricsFile, display, tensorboard
+from vaekit.training.checkpoint import whole
 from vaekit.training.config import TrainConfig
-from vaekit.training.folder import RUN_FOLDER, check_out, publish, read_plan, start_folder
-from vaekit.training.loop import Outcome, Trainer
+from vaekit.training.folder import METRICS_FILE, RUN_FOLDER, check_out, publish, read_plan, start_folder, sweep
+from vaekit.training.loop import CHECKPOINT_FILE, Outcome, Trainer
 from vaekit.training.plan import Plan, check_own, make_plan
 from vaekit.types import Json
 from vaekit.vae import LatentModel
@@ -90,7 +93,7 @@ def train(
     folder = None if out is None else Path(out)
     fabric = make_fabric(device)
     # One process looks, for it is also the one that writes; where it finds a fault, torchrun ends the others.
-    going_on = bool(fabric.broadcast(check_out(folder, resume, force) if fabric.is_global_zero else False))
+    going_on = bool(fabric.broadcast(check_out(folder, data, resume, force) if fabric.is_global_zero else False))
     dataset = data if isinstance(data, Dataset) else open_data(data, **(data_options or {}))
     training, held_out = split(dataset)
     choices = {"recipe": recipe, "latent": latent, "likelihood": likelihood, "condition": list(condition), "prior": prior}
@@ -99,6 +102,7 @@ def train(
     plan = read_plan(folder, asked) if going_on else make_plan(training, asked, vae, transform, own, fabric.device)
     config = fabric.broadcast(plan.config.model_dump())  # speeds were measured, and processes may have found different ones
     plan = replace(plan, config=TrainConfig.model_validate(config))
+    _check_batch(plan.config.batch_size, fabric.world_size)
     if folder is not None and not going_on and fabric.is_global_zero:
         start_folder(folder, plan, dataset)
     fabric.barrier()
@@ -110,8 +114,13 @@ def train(
     fabric = make_fabric(device, plan.config.precision)
     outcome = _fit(plan, training, held_out, fabric, folder, listeners, going_on)
     bundle = _bundle(plan, dataset, training, held_out, outcome)
+    if plan.second_stage is not None and fabric.is_global_zero and outcome.progress.stopped != "interrupted":
+        bundle = _with_second_stage(bundle, dataset, plan, listeners)
     if folder is not None and fabric.is_global_zero:
-        publish(bundle, folder)
+        try:
+            publish(bundle, folder)
+        except ConfigError as error:
+            raise TrainingError(f"{error} The run is whole: make room, then run the same command with `--resume`.") from error
     fabric.barrier()
     return bundle
 
@@ -135,22 +144,32 @@ def make_fabric(device: str = "auto", precision: str = "float32") -> Fabric:
     Raises:
         ConfigError: for a device that is not there.
     """
+    found = check_device(device)
     accelerator, _, index = device.partition(":")
-    if accelerator not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
-        raise ConfigError(
-            f"`device` must be auto, cpu, cuda, cuda:N or mps; got {device!r}. Use `auto` for the best that is there."
-        )
-    if accelerator == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"The device must be there, found no CUDA device for {device!r}. Use `--device cpu` or `auto`.")
-    if accelerator == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"The device must be there, found no Apple GPU for {device!r}. Use `--device cpu` or `auto`.")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it announces, the reasons have said
     local, world = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), int(os.environ.get("WORLD_SIZE", 1))
     devices: Any = [int(index)] if index and accelerator == "cuda" else local
-    reduced = "bf16-mixed" if precision == "bf16" else "32-true"
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=max(1, world // local), precision=reduced)
+    plugins: Any = []
+    if precision == "bf16":
+        plugins = [_Reduced("bf16-mixed", found.type)]
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=max(1, world // local), plugins=plugins)
     fabric.launch()
     return fabric
+
+
+class _Reduced(MixedPrecision):
+    """Layers in a reduced precision, and data as they are: they would be rounded before the transform has seen them."""
+
+    def convert_input(self, data: Any) -> Any:
+        """The data, unchanged."""
+        return data
+
+
+def _check_batch(batch_size: int, processes: int) -> None:
+    if batch_size % processes:
+        raise ConfigError(
+            f"`batch_size` must be a multiple of the {processes} processes, got {batch_size}. Give one with `--batch-size`."
+        )
 
 
 def _fit(
@@ -164,29 +183,59 @@ def _fit(
 ) -> Outcome:
     run = None if folder is None else folder / RUN_FOLDER
     if run is not None and fabric.is_global_zero:
-        for leftover in run.rglob(".*tmp*"):  # files that a kill left half written
-            leftover.unlink()
-        listeners = [*listeners, MetricsFile(run / "metrics.jsonl"), *tensorboard(run)]
-    if plan.config.batch_size % fabric.world_size:
-        raise ConfigError(
-            f"`batch_size` must be a multiple of the {fabric.world_size} processes, got {plan.config.batch_size}. "
-            "Give one with `--batch-size`."
-        )
+        listeners = [*listeners, MetricsFile(run / METRICS_FILE), *tensorboard(run)]
     parts = (plan.vae, plan.transform, plan.objective, plan.config, training, held_out)
     trainer = Trainer(*parts, fabric, run, listeners, fingerprint(training), resume)
     try:
+        if folder is not None and fabric.is_global_zero:
+            sweep(folder)
         # The caller's own random numbers are left where they were.
         with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
             return trainer.fit()
     except OSError as error:
+        if run is None:
+            raise
         raise TrainingError(
-            f"The folder {folder} must be writable, but: {error.strerror}. The last checkpoint is whole. Make room, "
-            "then run the same command with `--resume`."
+            f"The folder {folder} must be writable, but: {error.strerror}. {whole(run / CHECKPOINT_FILE)} Make room, then run "
+            "the same command with `--resume`."
         ) from error
     finally:
         with contextlib.suppress(OSError):  # a full disk has been told of
             for listener in listeners:
                 listener.close()
+
+
+_COMPONENTS, _ROWS_A_COMPONENT, _DRAWN_LATENTS = 60, 450, 2**17
+_WORSE = 0.5
+
+
+def _with_second_stage(bundle: Bundle, dataset: Dataset, plan: Plan, listeners: Sequence[Callback]) -> Bundle:
+    """The model with the prior that its recipe fits to the latents; as it is where that does not help.
+
+    The fitted prior is kept even where the bound on held-out examples falls by up to half a nat: prior and encoder were
+    trained for each other, and the fitted one has mass where the latents of data are, and none in the holes between them.
+    """
+    from vaekit.training.refit import refit_prior
+
+    assert plan.second_stage is not None
+    total = len(split(dataset)[0])
+    components = max(1, min(_COMPONENTS, total // _ROWS_A_COMPONENT))
+    draws = max(1, min(16, _DRAWN_LATENTS // total))
+    try:
+        fitted = refit_prior(bundle, dataset, plan.second_stage, components=components, draws=draws, seed=plan.config.seed)
+    except MissingExtraError as error:
+        for listener in listeners:
+            listener.on_note(f"The prior stays as it was trained: {error}")
+        return bundle
+    fit = fitted.training[PRIOR_FIT]
+    kept = fit["elbo"] >= fit["elbo_before"] - _WORSE
+    verb = "is" if kept else "would be"
+    for listener in listeners:
+        listener.on_note(
+            f"The prior {verb} a {plan.second_stage} of {components}: the bound on held-out examples went from "
+            f"{fit['elbo_before']:.2f} to {fit['elbo']:.2f} nats."
+        )
+    return fitted if kept else bundle
 
 
 def _bundle(plan: Plan, dataset: Dataset, training: Dataset, held_out: Dataset, outcome: Outcome) -> Bundle:
@@ -204,9 +253,9 @@ def _bundle(plan: Plan, dataset: Dataset, training: Dataset, held_out: Dataset, 
         "num_training_examples": len(training),
         "num_validation_examples": len(held_out),
         "reasons": list(plan.reasons),
-        "held_out": None if dataset.splits else {**HOLDOUT, "num_examples": len(dataset), "fingerprint": fingerprint(dataset)},
+        HELD_OUT: None if dataset.splits else {**HOLDOUT, "num_examples": len(dataset), "fingerprint": fingerprint(dataset)},
         "conditions": conditions,
-        "condition_counts": {
+        FREQUENCIES: {
             name: np.bincount(
                 training.columns[name][training.columns[name] >= 0], minlength=len(dataset.schema.column(name).categories)
             ).tolist()

@@ -11,12 +11,10 @@ from torch import Tensor
 from vaekit.component import full_precision
 from vaekit.data.dataset import Dataset
 from vaekit.data.transforms import Transform
+from vaekit.inference import ACTIVE
 from vaekit.objectives import Objective
 from vaekit.training.config import TrainConfig
 from vaekit.vae import LatentModel
-
-ACTIVE_VARIANCE = 1e-2
-"""A unit is active when Cov_x(E_q[u]) is above it (Burda et al., 2016, section 5)."""
 
 _MAX_BATCH, _MAX_ELEMENTS = 256, 2**22
 
@@ -69,5 +67,5 @@ def _reduce(totals: dict[str, Tensor], moments: Tensor, fabric: Fabric) -> dict[
     count, first, second = packed[len(totals) :].view(3, -1)
     result = {name: (packed[i] / count[0]).item() for i, name in enumerate(totals)}
     variance = second / count - (first / count).square()
-    result["active_units"] = float((variance > ACTIVE_VARIANCE).sum().item())
+    result["active_units"] = float((variance > ACTIVE).sum().item())
     return result

@@ -1,0 +1,146 @@
+"""Jobs of tables: a command each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from vaekit.cli.options import (
+    READ_AS_MODEL,
+    SCREEN,
+    USE,
+    Count,
+    Device,
+    Force,
+    Out,
+    Rereading,
+    Screen,
+    Seed,
+    above_0,
+)
+from vaekit.cli.output import Clock, check_ending, progress, remark, report
+from vaekit.data.output import EXAMPLE_SUFFIXES, check_output
+
+
+def add_commands(app: App) -> None:
+    """Adds the commands of this file."""
+    for command in (impute, augment):
+        app.command(command, group=USE)
+
+
+def impute(
+    model: Path,
+    data: str,
+    /,
+    *,
+    out: Out,
+    draw: Literal["mean", "sample"] = "mean",
+    num: Annotated[Count, Parameter(name=["--num", "-n"])] = 1,
+    uncertainty: Annotated[Path | None, Parameter(name="--uncertainty")] = None,
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    reading: Rereading = READ_AS_MODEL,
+    screen: Screen = SCREEN,
+) -> None:
+    """Fill in the missing cells of a table, and columns that it lacks, given the rest of each row.
+
+    Args:
+        model: A model folder of a table.
+        data: Rows with missing cells.
+        out: A .csv, .tsv, .parquet, .arrow or .xlsx file.
+        draw: The best guess (the expectation of numbers, the likeliest category), or draws, whose spread is that of the data.
+        num: With `--draw sample`: so many imputations, one after another, numbered in the column `imputation`.
+        uncertainty: Also write to this table, for each imputed cell, the standard deviation of a number, or the probability
+            that a category is another one.
+    """
+    import numpy as np
+
+    from vaekit.data.tables import decode, write
+
+    endings = EXAMPLE_SUFFIXES["table"]
+    for path in (out, *([] if uncertainty is None else [uncertainty])):
+        check_ending(path, endings)
+        check_output(path, force)
+    import polars as pl
+
+    from vaekit.model import load
+
+    clock, loaded = Clock(), load(model, device)
+    dataset = loaded.read(data, "all", absent="unknown", **_options(reading))
+    for note in dataset.notes:
+        remark(screen, note)
+    with progress(screen, "Imputing") as bar:
+        made = loaded.impute(dataset, draw=draw, num_imputations=num, seed=seed, progress=bar)
+    frames = [decode(cells, loaded.schema.table) for cells in made.cells]
+    if num > 1:
+        frames = [
+            frame.insert_column(0, pl.Series("imputation", np.full(len(frame), index + 1)))
+            for index, frame in enumerate(frames)
+        ]
+    write(pl.concat(frames), out, force)
+    if uncertainty is not None:
+        names = [column.name for column in loaded.schema.table]
+        write(pl.DataFrame(dict(zip(names, made.uncertainty.T, strict=True))), uncertainty, force)
+    count = int(made.missing.sum())
+    record = {"out": str(out), "num_rows": len(dataset), "num_imputed": count, "seconds": clock.seconds}
+    report(screen, record, f"{count:,} cells of {len(dataset):,} rows are filled in {out} ({clock.seconds:.1f} s).")
+
+
+def augment(
+    model: Path,
+    data: str,
+    /,
+    *,
+    out: Out,
+    balance: str | None = None,
+    factor: Annotated[float | None, Parameter(validator=above_0)] = None,
+    only_new: Annotated[bool, Parameter(negative=())] = False,
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    reading: Rereading = READ_AS_MODEL,
+    screen: Screen = SCREEN,
+) -> None:
+    """Add new rows to a table: of its rare categories with `--balance`.
+
+    Args:
+        model: A model folder of a table.
+        data: The rows to add to.
+        out: A .csv, .tsv, .parquet, .arrow or .xlsx file: the rows of DATA and then the new ones.
+        balance: A column of categories: each gets as many rows as the most frequent one.
+        factor: So many times; without `--balance`, so many rows in all for each row of DATA (2).
+        only_new: Leave out the rows of DATA.
+    """
+    import numpy as np
+
+    from vaekit.data.tables import decode, write
+
+    check_ending(out, EXAMPLE_SUFFIXES["table"])
+    check_output(out, force)
+    from vaekit.model import load
+
+    clock, loaded = Clock(), load(model, device)
+    dataset = loaded.read(data, "all", **_options(reading))
+    for note in dataset.notes:
+        remark(screen, note)
+    with progress(screen, "Augmenting") as bar:
+        made = loaded.augment(dataset, balance=balance, factor=factor, seed=seed, progress=bar)
+    cells = made.cells if only_new else np.concatenate([dataset.stored(), made.cells])
+    write(decode(cells, loaded.schema.table), out, force)
+    record = {
+        "out": str(out),
+        "num_rows": len(cells),
+        "num_new": len(made.cells),
+        "counts": {name: list(pair) for name, pair in made.counts.items()},
+        "seconds": clock.seconds,
+    }
+    report(screen, record, f"{len(made.cells):,} new rows are in {out}, of {len(cells):,} ({clock.seconds:.1f} s).")
+
+
+def _options(reading: Rereading) -> dict[str, Any]:
+    options = reading.options()
+    options.pop("split", None)
+    return options
