@@ -193,8 +193,6 @@ def _table(
         *(() if prior is None else (f"Prior: {prior}, as asked.",)),
     )
     second_stage = SECOND_STAGE if prior is None and len(data) >= _LEAST_FOR_SECOND_STAGE else None
-    if second_stage is not None:
-        why += (f"Prior: after training, a {second_stage} of normals with full covariances, fitted to the latents.",)
     return Recipe(vae, grid, settings, why, ELBO(warm_up=min(4000, 20 * steps)), second_stage)
 
 

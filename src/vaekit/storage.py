@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,9 @@ FREQUENCIES = "condition_counts"
 
 PRIOR_FIT = "prior_fit"
 """The key of the training summary under which stands how the prior was fitted."""
+
+PRIVACY = "privacy"
+"""The key of the training summary under which stands what training with differential privacy has cost."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +247,31 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def described_privacy(privacy: Json) -> str:
+    """What a private run has cost, in a line.
+
+    Example:
+        >>> described_privacy({"epsilon": 2.9951, "delta": 1e-05, "unit": "one example, added or taken away"})
+        'epsilon 2.996 at delta 1e-05 (one example, added or taken away)'
+    """
+    return f"epsilon {math.ceil(1000 * privacy['epsilon']) / 1000:g} at delta {privacy['delta']:.3g} ({privacy['unit']})"
+
+
+def _privacy_section(privacy: Json) -> list[str]:
+    """Of the model card: what was spent, how, and what the guarantee does not extend to."""
+    return [
+        "## Privacy",
+        "",
+        f"Trained with differential privacy: {described_privacy(privacy)}, by clipped gradients with Gaussian noise (DP-SGD): "
+        f"clipping norm {privacy['clip']:g}, noise {privacy['noise_multiplier']:.4g} times that, "
+        f"{privacy['steps']:,} steps on Poisson samples of rate {privacy['sampling_rate']:.4g}, accountant "
+        f"{privacy['accountant']}. Not covered:",
+        "",
+        *(f"- {what};" for what in privacy["not_covered"]),
+        "",
+    ]
+
+
 def model_card(bundle: Bundle) -> str:
     """README.md of the model folder: what the model is, how it was made, how good it is, how to use it."""
     schema, vae = bundle.schema, bundle.vae
@@ -269,6 +298,7 @@ def model_card(bundle: Bundle) -> str:
             if not isinstance(value, dict | list)
         ),
         "",
+        *(_privacy_section(bundle.training[PRIVACY]) if bundle.training.get(PRIVACY) else ()),
         "```python",
         "import vaekit",
         "",

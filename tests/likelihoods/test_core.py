@@ -16,7 +16,15 @@ from likelihood_cases import CASES, B, D, K, latents, without_features
 from vaekit import likelihoods
 from vaekit.distributions import MaskableDistribution
 from vaekit.errors import ConfigError
-from vaekit.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, DiscretizedLogisticMixture, Likelihood, Normal
+from vaekit.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Cells,
+    ContinuousBernoulli,
+    DiscretizedLogisticMixture,
+    Likelihood,
+    Normal,
+)
 from vaekit.networks import MLP, ConvDecoder
 from vaekit.priors import StandardNormal
 
@@ -50,7 +58,11 @@ DISCRETE: dict[str, tuple[Callable[[], Likelihood], int]] = {
 CONTINUOUS: dict[str, Callable[[], Likelihood]] = {
     "continuous bernoulli": lambda: ContinuousBernoulli(mlp(), [3]),
 }
-ALL: dict[str, Callable[[], Likelihood]] = {**{name: make for name, (make, _) in DISCRETE.items()}, **CONTINUOUS}
+PLACES: dict[str, Callable[[], Likelihood]] = {
+    "cells": lambda: Cells(mlp(), [3, 1, 9]),  # sums over cells are in `test_cells`
+    "cells in groups": lambda: Cells(mlp(), [2, 1100], rank=4),
+}
+ALL: dict[str, Callable[[], Likelihood]] = {**{name: make for name, (make, _) in DISCRETE.items()}, **CONTINUOUS, **PLACES}
 
 
 def wild(likelihood: Likelihood) -> Likelihood:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vaekit.cli.output import short
-from vaekit.storage import PRIOR_FIT
+from vaekit.storage import PRIOR_FIT, PRIVACY, described_privacy
 
 if TYPE_CHECKING:
     from vaekit.model import Model
@@ -57,6 +57,8 @@ def _training(training: Mapping[str, Any]) -> Rows:
         rows += [("budget", f"{config[name]:,g} {unit}") for name, unit in _BUDGETS.items() if config.get(name) is not None]
     known = ("steps", "best_step", "epochs", "stopped", "seconds", "num_training_examples", "num_validation_examples")
     rows += [(name, short(training[name])) for name in known if name in training]
+    if training.get(PRIVACY):
+        rows.append(("privacy", described_privacy(training[PRIVACY])))
     if training.get("warning"):
         rows.append(("warning", training["warning"]))
     if training.get(PRIOR_FIT):

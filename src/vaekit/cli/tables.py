@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -20,8 +20,13 @@ from vaekit.cli.options import (
     Seed,
     above_0,
 )
-from vaekit.cli.output import Clock, check_ending, progress, remark, report
+from vaekit.cli.output import Clock, check_ending, progress, remark, report, short
 from vaekit.data.output import EXAMPLE_SUFFIXES, check_output
+from vaekit.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from vaekit.evaluation.tables import TableReport
+    from vaekit.model import Model
 
 
 def add_commands(app: App) -> None:
@@ -128,6 +133,8 @@ def augment(
         remark(screen, note)
     with progress(screen, "Augmenting") as bar:
         made = loaded.augment(dataset, balance=balance, factor=factor, seed=seed, progress=bar)
+    for note in made.notes:
+        remark(screen, note)
     cells = made.cells if only_new else np.concatenate([dataset.stored(), made.cells])
     write(decode(cells, loaded.schema.table), out, force)
     record = {
@@ -138,6 +145,51 @@ def augment(
         "seconds": clock.seconds,
     }
     report(screen, record, f"{len(made.cells):,} new rows are in {out}, of {len(cells):,} ({clock.seconds:.1f} s).")
+
+
+def rows_report(
+    loaded: Model, data: str, training: str | None, target: str | None, seed: int, reading: Rereading, screen: Screen
+) -> TableReport | None:
+    """How good generated rows are, of a model of a table; None where scikit-learn is not there, and a remark says so."""
+    with progress(screen, "Comparing generated rows") as bar:
+        try:
+            how = {"training": training, "target": target, "seed": seed, "progress": bar}
+            return loaded.evaluate_rows(data, **how, **_options(reading))
+        except MissingExtraError as error:
+            remark(screen, f"Generated rows are not compared: {error}")
+            return None
+
+
+def row_figures(found: TableReport) -> list[tuple[str, str]]:
+    """A line for each figure of generated rows, with what held-out rows get beside it."""
+
+    def beside(value: float | None, other: float | None, what: str = "held-out rows") -> str:
+        return short(value) + ("" if other is None else f" ({what} {short(other)})")
+
+    lines = [
+        ("column shapes", beside(found.mean_shape, found.reference_shape)),
+        ("pair trends", beside(found.trends.mean, found.reference_trend)),
+    ]
+    worst = sorted((shape for shape in found.shapes if shape.score is not None), key=lambda shape: shape.score or 0.0)[:3]
+    lines.append(("weakest columns", ", ".join(f"{shape.name} {short(shape.score)}" for shape in worst)))
+    lines += [(f"detection, {each.classifier}", f"AUC {short(each.auc)} +- {each.auc_error:.2g}") for each in found.detections]
+    cover = found.coverage
+    lines += [(name, short(getattr(cover, name))) for name in ("precision", "recall", "density", "coverage")]
+    if found.utility is not None:
+        lines += [
+            (f"utility, {each.name}", f"{short(each.synthetic)} (real rows {short(each.real)}, +- {each.difference_error:.2g})")
+            for each in found.utility.metrics
+        ]
+    if found.privacy is not None:
+        private = found.privacy
+        low, high = private.membership_interval
+        lines += [
+            ("closest record, median", beside(private.synthetic.median, private.held_out.median)),
+            ("exact copies", f"{private.copies.count} (held-out rows {private.held_out_copies.count})"),
+            ("nearer to training rows", f"{short(private.closer_share)} (ideal 0.5)"),
+            ("membership attack", f"AUC {short(private.membership_auc)} from {short(low)} to {short(high)} (ideal 0.5)"),
+        ]
+    return lines
 
 
 def _options(reading: Rereading) -> dict[str, Any]:

@@ -74,6 +74,10 @@ def train(
     ema: Annotated[float | None, Parameter(validator=validators.Number(gte=0, lt=1))] = None,
     precision: Literal["auto", "float32", "bf16"] | None = None,
     device: Device = "auto",
+    private: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    epsilon: Annotated[float | None, Parameter(validator=above_0)] = None,
+    delta: Annotated[float | None, Parameter(validator=above_0)] = None,
+    clip: Annotated[float | None, Parameter(validator=above_0)] = None,
     seed: Seed = 0,
     checkpoint_seconds: Annotated[float | None, Parameter(validator=at_least_0)] = None,
     resume: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
@@ -105,11 +109,21 @@ def train(
         patience: Stop after so many validations without a better bound; 0 for never.
         ema: Decay of the average of the weights that is kept; 0 for none.
         precision: Of the arithmetic; auto takes bf16 where it is clearly faster here.
+        private: Train with differential privacy, at the cost of --epsilon.
+        epsilon: Of a private run, the most that it may cost.
+        delta: Of a private run; below one over the number of examples, chosen if left out.
+        clip: Of a private run, the norm to which the gradient of each example is clipped; 1 if left out.
         checkpoint_seconds: Seconds between checkpoints.
         resume: Go on with the run in OUT.
     """
     from vaekit import model
+    from vaekit.errors import ConfigError
 
+    if private != (epsilon is not None):
+        found = "`--private` alone" if private else "`--epsilon` alone"
+        raise ConfigError(
+            f"`--private` and `--epsilon` must be given together, got {found}. Give both: `--private --epsilon 3`."
+        )
     trained = model.train(
         data,
         out,
@@ -132,6 +146,9 @@ def train(
         patience=patience,
         ema=ema,
         precision=precision,
+        dp_epsilon=epsilon,
+        dp_delta=delta,
+        dp_clip=clip,
         device=device,
         seed=seed,
         resume=resume,

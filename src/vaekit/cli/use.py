@@ -29,7 +29,9 @@ from vaekit.cli.options import (
     parse_where,
 )
 from vaekit.cli.output import Clock, check_ending, check_form, class_folders, progress, remark, report, short, write
+from vaekit.cli.tables import row_figures, rows_report
 from vaekit.data.output import TABLE_SUFFIXES
+from vaekit.errors import ConfigError
 
 if TYPE_CHECKING:
     from vaekit.data.dataset import Dataset
@@ -67,6 +69,9 @@ def evaluate(
     samples: Count = 100,
     limit: Count | None = None,
     ais: Count | None = None,
+    training: str | None = None,
+    target: str | None = None,
+    rows: Annotated[bool, Parameter(negative="--no-rows")] = True,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     force: Force = False,
     seed: Seed = 0,
@@ -85,6 +90,10 @@ def evaluate(
         samples: K, samples of the latent an example. More is tighter and slower.
         limit: Only so many examples, evenly spaced over the data.
         ais: Check the bound by annealed importance sampling with so many steps, on at most 100 examples. Slow; 1000 is good.
+        training: Of a table: the rows that the model was trained on. DATA are then the held-out rows beside which generated
+            ones are judged.
+        target: Of a table: a column that classifiers learn to predict from generated and from real rows.
+        rows: Of a table: compare generated rows with real ones.
         out: Also write the figures to this .json file.
     """
     import json
@@ -98,13 +107,21 @@ def evaluate(
     with progress(screen, "Evaluating") as bar:
         how = {"num_samples": samples, "limit": limit, "annealing_steps": ais or 0}
         found = loaded.evaluate(dataset, **how, seed=seed, split="all", progress=bar)
-    record = {**found.to_json(), "seconds": clock.seconds}
+    compared = None
+    if loaded.schema.kind == "table" and rows:
+        compared = rows_report(loaded, data, training, target, seed, reading, screen)
+    elif training is not None or target is not None:
+        raise ConfigError(
+            "`--training` and `--target` must come with a model of a table whose rows are compared. Leave them out."
+        )
+    record = {**found.to_json(), **({} if compared is None else {"rows": compared.to_dict()}), "seconds": clock.seconds}
     if out is not None:
         with atomic_file(out, force=force) as path:
             path.write_text(json.dumps(as_json(record), indent=2) + "\n", encoding="utf-8")
     if found.warning is not None:
         remark(screen, found.warning)
-    report(screen, record, _figures(record))
+    figures = _figures({name: value for name, value in record.items() if name != "rows"})
+    report(screen, record, figures + ([] if compared is None else row_figures(compared)))
 
 
 def generate(
@@ -139,6 +156,8 @@ def generate(
     asked = list(where) if loaded.schema.kind == "table" else parse_where(where)
     with progress(screen, "Generating") as bar:
         made = loaded.generate_labelled(num, where=asked, temperature=temperature, draw=draw, seed=seed, progress=bar)
+    for note in made.notes:
+        remark(screen, note)
     write(made.x, loaded.schema, out, force, names=class_folders(made.columns))
     columns = {name: list(values) for name, values in made.columns.items()}
     record = {"out": str(out), "num_examples": len(made.x), "columns": columns, "seconds": clock.seconds}

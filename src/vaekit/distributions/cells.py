@@ -36,6 +36,25 @@ class Groups:
         return slice(self.first, self.first + self.count * self.size)
 
 
+@dataclass(frozen=True)
+class Positions:
+    """The numbers of a `CellLayout` as tensors on a device.
+
+    Attributes:
+        sizes: (C,) the cells of each column.
+        group_sizes: (C,) the cells of a group of each column; 1 where there are no groups.
+        blocks: of each rectangle, its columns.
+        from_blocks: (C,) where each column is among those of all rectangles.
+        grouped: of each column with groups, its index as a tensor (1,).
+    """
+
+    sizes: Tensor
+    group_sizes: Tensor
+    blocks: tuple[Tensor, ...]
+    from_blocks: Tensor
+    grouped: dict[int, Tensor]
+
+
 class CellLayout:
     """Where the logits of columns with n_1, ..., n_C cells stand, so that all of them are normalised in a few operations.
 
@@ -70,7 +89,22 @@ class CellLayout:
         self.blocks = [([c for c, width in enumerate(widths) if _power(width) == power], power) for power in powers]
         self.num_logits = sum(len(columns) * width for columns, width in self.blocks)
         order = [column for columns, _ in self.blocks for column in columns]
-        self.from_blocks = [order.index(column) for column in range(len(order))]
+        self.from_blocks = sorted(range(len(order)), key=order.__getitem__)
+        self._positions: dict[torch.device, Positions] = {}
+
+    def on(self, device: torch.device) -> Positions:
+        """The layout as tensors, which come to a device once: each copy to it would hold up a step of training."""
+        if device not in self._positions:
+            group_sizes = [self.groups[c].size if c in self.groups else 1 for c in range(len(self.sizes))]
+            with torch.inference_mode(False):
+                self._positions[device] = Positions(
+                    torch.tensor(self.sizes, device=device),
+                    torch.tensor(group_sizes, device=device),
+                    tuple(torch.tensor(columns, device=device) for columns, _ in self.blocks),
+                    torch.tensor(self.from_blocks, device=device),
+                    {column: torch.tensor([column], device=device) for column in self.groups},
+                )
+        return self._positions[device]
 
     def firsts(self) -> list[int]:
         """Where the entries of each column begin among the logits."""
@@ -168,31 +202,25 @@ class Cells(MaskableDistribution):
 
     def log_prob_columns(self, value: Tensor) -> Tensor:
         """(..., C): log p of each column of `value` (..., C); NaN counts as out of every cell: -inf."""
-        sizes = torch.tensor(self.layout.sizes, device=value.device)
+        positions = self.layout.on(value.device)
         cells = value.nan_to_num(-1.0).floor().long()
-        inside = (cells >= 0) & (cells < sizes)
+        inside = (cells >= 0) & (cells < positions.sizes)
         cells = torch.where(inside, cells, 0)
-        entries = cells
-        if self.layout.groups:
-            per_group = torch.tensor([self._group_size(c) for c in range(len(sizes))], device=value.device)
-            entries = cells // per_group
+        entries = cells // positions.group_sizes if self.layout.groups else cells
         parts = []
-        for (columns, _), log_mass in zip(self.layout.blocks, self.log_masses, strict=True):
-            index = entries[..., columns].unsqueeze(-1)
+        for columns, log_mass in zip(positions.blocks, self.log_masses, strict=True):
+            index = entries.index_select(-1, columns).unsqueeze(-1)
             lead = torch.broadcast_shapes(index.shape[:-2], log_mass.shape[:-2])
             log_mass = log_mass.expand(*lead, *log_mass.shape[-2:])
             parts.append(log_mass.gather(-1, index.expand(*lead, *index.shape[-2:])).squeeze(-1))
-        found = torch.cat(parts, -1)[..., self.layout.from_blocks]
+        found = torch.cat(parts, -1).index_select(-1, positions.from_blocks)
         for column, groups in self.layout.groups.items():
             assert self.grouped is not None
             place = cells[..., column].expand(found.shape[:-1])
             log_inside = self._grouped(found.shape[:-1]).inside(groups, place // groups.size)
             extra = log_inside.gather(-1, (place % groups.size).unsqueeze(-1))
-            found = found.index_add(-1, torch.tensor([column], device=found.device), extra)
+            found = found.index_add(-1, positions.grouped[column], extra)
         return torch.where(inside, found, -torch.inf)
-
-    def _group_size(self, column: int) -> int:
-        return self.layout.groups[column].size if column in self.layout.groups else 1
 
     def _grouped(self, shape: torch.Size) -> Grouped:
         assert self.grouped is not None
@@ -228,7 +256,7 @@ class Cells(MaskableDistribution):
         with torch.no_grad():
             shape = torch.Size(sample_shape) + self.batch_shape
             drawn = [_draw(log_mass.expand(*shape, *log_mass.shape[-2:])) for log_mass in self.log_masses]
-            cells = torch.cat(drawn, -1)[..., self.layout.from_blocks]
+            cells = torch.cat(drawn, -1).index_select(-1, self.layout.on(drawn[0].device).from_blocks)
             for column, groups in self.layout.groups.items():
                 group = cells[..., column]
                 cells[..., column] = group * groups.size + _draw(self._grouped(shape).inside(groups, group))

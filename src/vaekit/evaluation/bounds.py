@@ -55,7 +55,8 @@ class BoundReport:
             posterior has no density, and for a single example.
         calibration: whether the reconstructions are as sure of themselves as they are right; None where it has no meaning.
         annealing: the check by annealed importance sampling; None unless it was asked for.
-        reconstruction_mse: mean squared error of the reconstructions, in the source's units.
+        reconstruction_mse: mean squared error of the reconstructions, in the source's units; None of tables, whose columns have
+            units of their own.
         psnr: 10 log10(range^2 / MSE) in dB, for images.
         num_samples: K.
         num_examples: N.
@@ -71,7 +72,7 @@ class BoundReport:
     distortion: float
     active_units: int
     effective_sample_size: float
-    reconstruction_mse: float
+    reconstruction_mse: float | None
     psnr: float | None
     num_samples: int
     num_examples: int
@@ -167,7 +168,7 @@ def evaluate_bounds(
     totals = _Totals(bundle.vae.num_latents)
     with seeded(seed, device_of(bundle.vae)):
         for _, batch, part in bounds(bundle, dataset, num_samples, progress):
-            totals.add(part, _squared_error(bundle, batch))
+            totals.add(part, 0.0 if bundle.schema.kind == "table" else _squared_error(bundle, batch))
     beside = {
         "information": information(bundle, dataset, seed=seed),
         "calibration": calibration(bundle, dataset, seed=seed),
@@ -190,7 +191,7 @@ def _report(bundle: Bundle, totals: _Totals, num_samples: int, beside: dict[str,
     schema, count = bundle.schema, totals.count
     nll, effective = np.concatenate(totals.nll), np.concatenate(totals.effective)
     unit_variances = totals.spread / count
-    mse = totals.squared_error / max(1.0, totals.observed) * schema.step**2
+    mse = None if schema.kind == "table" else totals.squared_error / max(1.0, totals.observed) * schema.step**2
     discrete = bundle.vae.likelihood.discrete
     return BoundReport(
         nll_nats=float(nll.mean()),
@@ -238,9 +239,9 @@ def _draws(bundle: Bundle, effective: np.ndarray, num_samples: int) -> dict[str,
     }
 
 
-def _psnr(bundle: Bundle, mse: float) -> float | None:
+def _psnr(bundle: Bundle, mse: float | None) -> float | None:
     schema = bundle.schema
-    if schema.kind != "images" or not mse > 0:
+    if schema.kind != "images" or mse is None or not mse > 0:
         return None
     reach = schema.high - schema.low if schema.levels is None else schema.step * (schema.levels - 1)
     return 10 * math.log10(reach**2 / mse)

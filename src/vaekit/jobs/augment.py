@@ -22,10 +22,12 @@ class Augmented:
     Attributes:
         cells: (M, C) float64, the new rows, category by category.
         counts: of each category of the balanced column, (rows in the data, new rows); one entry, ``"rows"``, without a column.
+        notes: what a person should know.
     """
 
     cells: np.ndarray
     counts: Mapping[str, tuple[int, int]]
+    notes: tuple[str, ...] = ()
 
 
 def augment(
@@ -65,19 +67,21 @@ def augment(
             "out when in doubt."
         )
     wanted = _wanted(table, dataset, balance, factor)
-    total, done, parts = sum(new for _, new in wanted.values()), 0, []
+    total, done, parts, notes = sum(new for _, new in wanted.values()), 0, [], []
     with torch.inference_mode(), seeded(seed, table.device):
         for name, (_, new) in wanted.items():
             if new == 0:
                 continue
             where = {} if balance is None else {balance: name}
-            x = RowsWhere(table, where, temperature).draw(new).x
-            parts.append(table.grid.inverse(x.cpu()).numpy())
+            drawn = RowsWhere(table, where, temperature).draw(new)
+            parts.append(table.grid.inverse(drawn.x.cpu()).numpy())
+            note = drawn.note()
+            notes += [] if note is None else [f"{name}: {note}"]
             done += new
             if progress is not None:
                 progress(done, total)
     cells = np.concatenate(parts) if parts else np.empty((0, len(table.grid.sizes)))
-    return Augmented(cells, wanted)
+    return Augmented(cells, wanted, tuple(notes))
 
 
 def _wanted(table: Table, dataset: Dataset, balance: str | None, factor: float) -> dict[str, tuple[int, int]]:

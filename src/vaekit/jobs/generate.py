@@ -25,10 +25,12 @@ class Generated:
     Attributes:
         x: (N, ...) in the source's layout and dtype; of a table its cells (N, C), float64.
         columns: what each was generated for, (N,) texts a condition.
+        notes: what a person should know.
     """
 
     x: np.ndarray
     columns: Mapping[str, np.ndarray]
+    notes: tuple[str, ...] = ()
 
 
 def generate(
@@ -69,8 +71,9 @@ def generate(
     if where and bundle.schema.kind == "table":
         table = Table.of(bundle, "generate rows that fit `where`")
         with torch.inference_mode(), seeded(seed, table.device):
-            x = RowsWhere(table, where, temperature).draw(num).x
-        return Generated(table.grid.inverse(x.cpu()).numpy(), {})
+            drawn = RowsWhere(table, where, temperature).draw(num)
+        note = drawn.note()
+        return Generated(table.grid.inverse(drawn.x.cpu()).numpy(), {}, () if note is None else (note,))
     fixed = codes_where(bundle, where)
     block = block_size(bundle.schema)
     parts, codes = [], []

@@ -125,7 +125,7 @@ def _filled(
         drawn = table.decode(chosen(found.z, found.draw(num)))
         out = table.grid.inverse(_plain(table, drawn).cpu()).numpy()
     for index in np.flatnonzero(missing.any(0)).tolist():
-        holes = torch.from_numpy(np.flatnonzero(missing[:, index]))
+        holes = np.flatnonzero(missing[:, index])
         masses = _masses(table, p, found, index, holes)
         values = _values(table, index)
         if values is None:
@@ -148,7 +148,7 @@ def _plain(table: Table, p: Cells) -> Tensor:
     return p.sample_within(dict.fromkeys(table.states.values(), one))
 
 
-def _masses(table: Table, p: Cells, found: Candidates, channel: int, rows: Tensor) -> Tensor:
+def _masses(table: Table, p: Cells, found: Candidates, channel: int, rows: np.ndarray) -> Tensor:
     """(rows, n) float64: the masses of the cells of a column given the visible part of each row; a column is a plain value."""
     log_mass = p.column_log_masses(channel)[:, rows]
     weights = found.weights[:, rows]

@@ -38,7 +38,7 @@ CANDIDATES = 32
 """K, candidates of the latent a row."""
 
 _MARGINAL_DRAWS = 4096
-_MOST_ROUNDS = 4
+_LEAST_CANDIDATES, _MOST_ROUNDS = 4096, 4
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Candidates:
         return 1.0 / self.weights.square().sum(0)
 
 
-def candidates(table: Table, x: Tensor, mask: Tensor, num: int = CANDIDATES) -> Candidates:
+def candidates(table: Table, x: Tensor, mask: Tensor, num: int = CANDIDATES, temperature: float = 1.0) -> Candidates:
     """`num` candidates of the latent for each row of which a part is given.
 
     Args:
@@ -124,9 +124,10 @@ def candidates(table: Table, x: Tensor, mask: Tensor, num: int = CANDIDATES) -> 
         x: (B, C) places; what stands at a column that is not given is not read.
         mask: (B, C) bool, True where given.
         num: K.
+        temperature: factor on the prior's scales.
     """
     posterior = table.vae.encode(x, mask=mask)
-    prior = table.vae.prior.of_batch(posterior, None)
+    prior = table.vae.prior.of_batch(posterior, None) if temperature == 1 else table.vae.prior(None, temperature)
     z = posterior.sample((num,))
     log_weights = table.decode(z).log_prob(x, mask) + prior.log_prob(z) - posterior.log_prob(z)
     return Candidates(z, log_weights)
@@ -195,6 +196,15 @@ class Drawn:
     x: Tensor
     effective_sample_size: float
 
+    def note(self) -> str | None:
+        """A sentence where fewer latents carry the rows than half their number; else None."""
+        if self.effective_sample_size >= len(self.x) / 2:
+            return None
+        return (
+            f"The {len(self.x):,} rows come from about {max(1, round(self.effective_sample_size)):,} different latents, "
+            "because what is asked for is rare under the model: they vary less than such rows would."
+        )
+
 
 class RowsWhere:
     """Draws rows of p(x | x_c in E_c for each column of `where`).
@@ -219,19 +229,29 @@ class RowsWhere:
             self.marginals[channel] = torch.stack(parts).sum(0) / _MARGINAL_DRAWS
 
     def draw(self, num: int) -> Drawn:
-        """`num` rows, chosen from at least `CANDIDATES` times as many candidates, more where few of those count."""
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
-        for _ in range(_MOST_ROUNDS):
-            found.append(self._round(num * CANDIDATES // (1 if found else 2)))
-            log_weights = torch.cat([part[2] for part in found])
-            weights = (log_weights - log_weights.max()).exp().double()
-            size = float(weights.sum() ** 2 / weights.square().sum())
-            if size >= 4.0 * num:
+        """`num` rows, chosen from at least `CANDIDATES` / 2 times as many candidates, more where few of those count.
+
+        Raises:
+            ConfigError: if no candidate has any likelihood.
+        """
+        if not self.choices:
+            z = self.table.vae.sample_prior(num, temperature=self.temperature)[0]
+            z = z.unflatten(-1, tuple(self.table.vae.prior.shape))
+            return self._rows(z, z.new_full((num, len(self.table.grid.sizes)), torch.nan), float(num))
+        z, given, log_weights = self._round(max(_LEAST_CANDIDATES, num * CANDIDATES // 2))
+        for _ in range(_MOST_ROUNDS - 1):
+            if _size(log_weights) >= 4.0 * num:
                 break
+            more = self._round(num * CANDIDATES)
+            z, given, log_weights = (torch.cat(pair) for pair in zip((z, given, log_weights), more, strict=True))
         if not torch.isfinite(log_weights).any():
             raise ConfigError("What is asked for must be possible under the model, but no candidate has any likelihood there.")
-        index = _systematic(weights, num)
-        z, given = torch.cat([part[0] for part in found])[index], torch.cat([part[1] for part in found])[index]
+        index = _systematic((log_weights - log_weights.max()).exp().double(), num)
+        return self._rows(z[index], given[index], _size(log_weights))
+
+    def _rows(self, z: Tensor, given: Tensor, size: float) -> Drawn:
+        """Rows of latents (N, *Z), with the given columns as they are."""
+        num = len(z)
         parts = []
         rows = self.table.rows_at_once(1)
         for start in range(0, num, rows):
@@ -247,7 +267,7 @@ class RowsWhere:
         for start in range(0, num, rows):
             x, log_marginal = self._given(min(rows, num - start))
             mask = ~x.isnan()
-            found = candidates(self.table, x.nan_to_num(0.5), mask, 1)
+            found = candidates(self.table, x.nan_to_num(0.5), mask, 1, self.temperature)
             z.append(found.z[0])
             given.append(x)
             weights.append(found.log_weights[0] - log_marginal)
@@ -292,6 +312,13 @@ class RowsWhere:
         bounds = torch.tensor(pieces, dtype=torch.float64, device=marginal.device)
         cell = bounds[:, 0].floor().long().clamp(max=len(marginal) - 1)
         return marginal[cell] * (bounds[:, 1] - bounds[:, 0]).to(marginal), bounds
+
+
+def _size(log_weights: Tensor) -> float:
+    """1 / sum of squared normalised weights; 0 where none is above 0."""
+    weights = (log_weights - log_weights.max()).exp().double().nan_to_num(0.0)
+    total = weights.sum()
+    return float(total**2 / weights.square().sum()) if total > 0 else 0.0
 
 
 def _systematic(weights: Tensor, num: int) -> Tensor:

@@ -73,7 +73,10 @@ class Cells(Likelihood):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """Sets the biases so that training starts at the frequencies of x (B, C), with half a row more in each cell."""
+        """Sets the biases so that training starts at the frequencies of x (B, C).
+
+        Each cell has half a row more than there are; of a column with groups, each group has, and each cell within its group.
+        """
         bias = last_bias(self.head)
         if bias is None:
             return
@@ -89,8 +92,8 @@ class Cells(Likelihood):
             bias[first : first + width] = (counts / counts.sum()).log().to(bias.dtype)
 
     def peak_elements(self) -> int:
-        """See `Likelihood.peak_elements`; of a column with groups, the table of one group's cells."""
-        largest = max((groups.size * self.rank for groups in self.layout.groups.values()), default=0)
+        """See `Likelihood.peak_elements`; of a column with groups, the weights of one group's cells, or the masses of all."""
+        largest = max((max(g.size * self.rank, g.count * g.size) for g in self.layout.groups.values()), default=0)
         return max(super().peak_elements(), self.layout.num_logits, largest)
 
     def check(self, x: Tensor, mask: Tensor | None = None) -> str | None:

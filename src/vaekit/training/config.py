@@ -37,7 +37,12 @@ class TrainConfig(BaseModel):
         validate_every: steps between validations; None for one an epoch, at least 50 steps apart.
         checkpoint_seconds: seconds between checkpoints; it has no influence on the weights.
         precision: `float32`, `bf16`, or `auto`: what a short measurement on this machine finds faster.
-        seed: of everything random.
+        seed: of everything random; of a private run, of its first weights alone.
+        dp_epsilon: the most that training with differential privacy may cost, at `dp_delta`; None for training without (see
+            `training.private`).
+        dp_delta: of (epsilon, delta); None for 1e-5, or a tenth of one over the number of examples where that is less.
+        dp_clip: C, the norm to which the gradient of each example is clipped.
+        dp_accountant: `rdp`, whose bound is proven, or `prv`, whose bound is tighter.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -63,6 +68,10 @@ class TrainConfig(BaseModel):
     checkpoint_seconds: float = Field(default=30.0, ge=0)
     precision: Literal["auto", "float32", "bf16"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**63)
+    dp_epsilon: float | None = Field(default=None, gt=0, le=1000)
+    dp_delta: float | None = Field(default=None, gt=0, lt=1)
+    dp_clip: float = Field(default=1.0, gt=0)
+    dp_accountant: Literal["rdp", "prv"] = "rdp"
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

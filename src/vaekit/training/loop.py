@@ -34,6 +34,7 @@ from vaekit.training.checkpoint import (
 from vaekit.training.config import TrainConfig
 from vaekit.training.hiding import hidden
 from vaekit.training.optimizer import make_optimizer
+from vaekit.training.private import Account, Private
 from vaekit.training.sampling import Sampler
 from vaekit.training.schedules import Budget, learning_rate
 from vaekit.training.validation import validate
@@ -134,18 +135,20 @@ class Agreed:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves: the best weights, where they came from, how the run ended, and what no person should miss."""
+    """What a run leaves: the best weights, where they came from, how the run ended, what no person should miss, and what a
+    private run has spent."""
 
     weights: dict[str, Tensor]
     progress: Progress
     seconds: float
     warning: str | None = None
+    privacy: Json | None = None
 
 
 class Trainer:
     """Trains a model on one data set and keeps the weights of the best validation bound.
 
-    With an objective that has a player of its own, the last weights are kept and patience does not apply.
+    With an objective that has a player of its own, and in a private run, the last weights are kept and patience does not apply.
 
     Args:
         vae: the model; its weights are changed.
@@ -184,6 +187,7 @@ class Trainer:
         self.validate_every = config.validate_every or max(50, -(-len(data) // config.batch_size))
         self.best_weights: dict[str, Tensor] = {}
         self.window = Window()
+        self.private: Private | None = None
         self.agreed = Agreed(0.0, False, False)
         self._checkpointed = self._reported = time.monotonic()
         self._interrupted = False
@@ -209,7 +213,8 @@ class Trainer:
             self._tell("on_warning", warning)
         self._share_buffers()
         weights = self.best_weights or self.averaged.state_dict()  # interrupted before the first validation
-        return Outcome(weights, self.progress, self.budget.elapsed, warning)
+        privacy = None if self.private is None else self.private.summary()
+        return Outcome(weights, self.progress, self.budget.elapsed, warning, privacy)
 
     # ---------------------------------------------------------------- set-up
 
@@ -217,7 +222,7 @@ class Trainer:
         """Seeds, starts from the data, wraps for the device, and goes back to the checkpoint if there is one."""
         torch.manual_seed(self.config.seed + 7919 * self.fabric.global_rank)
         checkpoint = self._find_checkpoint()
-        if checkpoint is None:
+        if checkpoint is None and self.config.dp_epsilon is None:
             num = max(1, min(len(self.data), 1024, _MAX_ELEMENTS // self.data.schema.num_dimensions))
             first = Sampler(len(self.data), num, self.config.seed).batch(0)
             batch = self.data.batch(first).to(self.fabric.device)
@@ -229,11 +234,22 @@ class Trainer:
         self.step_module, self.optimizer = self.fabric.setup(step, optimizer)
         # After the set-up, which gives all processes the weights of the first.
         self.averaged = copy.deepcopy(self.vae).requires_grad_(False).eval() if self.config.ema else self.vae
+        if self.config.dp_epsilon is not None:
+            self._hide_examples(step, None if checkpoint is None else checkpoint.state.get("privacy"))
         if checkpoint is not None:
             self._restore(checkpoint)
-        elif self.objective.adversary is None:
+        elif self.objective.adversary is None and self.private is None:
             loss = self._validated()["loss"]
             self.progress.start_loss = loss if math.isfinite(loss) else None
+
+    def _hide_examples(self, step: Step, spent: Json | None) -> None:
+        """Makes the run private; one that goes on has spent something."""
+        total = self.budget.total_steps
+        assert total is not None
+        account = None if spent is None else Account.from_json(spent)
+        self.private = Private(step, self.config, self.data, total, self.fabric.device, account)
+        for sentence in self.private.notes():
+            self._tell("on_note", sentence)
 
     def _find_checkpoint(self) -> Checkpoint | None:
         if self.folder is None or not self.resume:
@@ -268,6 +284,12 @@ class Trainer:
     def _train_step(self) -> None:
         """One update. Nothing in here waits for the device: what must be decided is decided on it."""
         step, config = self.progress.step, self.config
+        if self.private is not None:
+            said = self.private.backward(self.data, step)
+            self._update(step, torch.zeros((), device=self.fabric.device))
+            if said:
+                self.window.add(**said)
+            return
         batch = self.data.batch(self.sampler.batch(step)).to(self.fabric.device)
         out = self.step_module(batch.x, batch.mask, self.vae.condition_of(batch.columns, len(batch.x)), step)
         # Neither loss reaches the parameters of the other, so one backward pass serves both.
@@ -350,8 +372,9 @@ class Trainer:
         self._share_buffers()
         progress.validation = self._validated()
         loss = progress.validation["loss"]
-        # A loss that another player moves does not compare over time: the last weights count as the best.
-        moving = self.objective.adversary is not None
+        # A loss that another player moves does not compare over time: the last weights count as the best. So they do where
+        # a choice by examples would cost privacy.
+        moving = self.objective.adversary is not None or self.private is not None
         if math.isfinite(loss) and (moving or loss < progress.best_loss):
             progress.best_loss, progress.best_step, progress.stale = loss, progress.step, 0
             progress.best_validation = progress.validation
@@ -435,6 +458,7 @@ class Trainer:
             "optimizer": groups,
             "fingerprint": self.fingerprint,
             "world_size": self.fabric.world_size,
+            "privacy": None if self.private is None else self.private.account.to_json(),
         }
 
     def _gather_random_states(self) -> list[dict[str, Tensor]]:

@@ -16,6 +16,7 @@ from vaekit.data.transforms import Transform
 from vaekit.errors import ConfigError, DataError, VaekitError
 from vaekit.objectives import ELBO, IWAE, DReG, Objective, StickingTheLanding, TotalCorrelation
 from vaekit.recipes import Recipe
+from vaekit.training import private
 from vaekit.training.config import TrainConfig
 from vaekit.training.precision import choose_precision
 from vaekit.types import Json
@@ -92,9 +93,17 @@ def make_plan(
         config = config.model_copy(update={"batch_size": len(data)})
     if len(data) < _FEW_EXAMPLES:
         reasons.append(f"Examples: {len(data)} to train on are few; the model will know them, and little of others like them.")
-    reasons += _echo(asked, config)
+    config = private.settled(config, asked["settings"], len(data))
+    reasons += [*_echo(asked, config), *private.reason(config)]
     with torch.random.fork_rng(devices=[]):
         _try_out(chosen, objective, data, config.num_samples, vae is not None)
+        if config.dp_epsilon is not None:
+            private.check_parts(chosen.vae, chosen.transform, objective, data, config)
+            chosen = replace(chosen, second_stage=None)  # it would be fitted to the latents of all examples
+    if chosen.second_stage is not None:
+        reasons.append(
+            f"Prior: after training, a {chosen.second_stage} of normals with full covariances, fitted to the latents."
+        )
     config, why = choose_precision(config, chosen.vae, chosen.transform, objective, data, torch.device(device))
     return Plan(chosen.vae, chosen.transform, objective, config, asked, (*reasons, *why), chosen.second_stage)
 

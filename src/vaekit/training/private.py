@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vaekit.data.dataset import Dataset
 from vaekit.data.transforms import Transform
@@ -72,8 +73,8 @@ def settled(config: TrainConfig, asked: Json, num_examples: int) -> TrainConfig:
         raise ConfigError("A private run must compute in float32, got `bf16`. Leave `precision` out.")
     if config.dp_delta is not None and config.dp_delta >= 1 / num_examples:
         raise ConfigError(
-            f"`dp_delta` must be below 1 / {num_examples}, one over the number of examples, got {config.dp_delta:g}: as much as "
-            "that would allow one example to be published. Leave it out."
+            f"`dp_delta` must be below 1 / {num_examples}, one over the number of examples, got {config.dp_delta:g}: as much "
+            "as that would allow one example to be published. Leave it out."
         )
     delta = min(1e-5, 0.1 / num_examples) if config.dp_delta is None else config.dp_delta
     changes = {"dp_delta": delta, "patience": 0, "clip_norm": None, "skip_norm": None, "precision": "float32"}
@@ -85,9 +86,9 @@ def reason(config: TrainConfig) -> tuple[str, ...]:
     if config.dp_epsilon is None:
         return ()
     return (
-        f"Privacy: epsilon {config.dp_epsilon:g} at delta {config.dp_delta:.3g} for each example, by clipped and noised gradients. "
-        "The weights begin without a look at the data, and the last ones are kept. The schema of the data, the fit of the "
-        "transform and the choices named here count as public.",
+        f"Privacy: epsilon {config.dp_epsilon:g} at delta {config.dp_delta:.3g} for each example, by clipped and noised "
+        "gradients. The weights begin without a look at the data, and the last ones are kept. The schema of the data, the fit "
+        "of the transform and the choices named here count as public.",
     )
 
 
@@ -357,7 +358,8 @@ class Private:
 
         axes = (None, 0, None if mask is None else 0, None if condition is None else 0)
         each = torch.func.vmap(torch.func.grad(loss, has_aux=True), in_dims=axes, randomness="different")
-        return cast(Callable[..., Any], each)(parameters, x, mask, condition)
+        with _BatchedEmpty():
+            return cast(Callable[..., Any], each)(parameters, x, mask, condition)
 
     def _one_by_one(
         self, x: Tensor, mask: Tensor | None, condition: Condition | None, at: int
@@ -389,8 +391,8 @@ class Private:
         """What the one who trains should know before the first step."""
         account = self.account
         told = [
-            f"Privacy: noise of {account.noise_multiplier:.3g} clipping norms of {self.clip:g}, each example in a step with the "
-            f"probability {account.sampling_rate:.3g}, for {account.total_steps:,} steps."
+            f"Privacy: noise of {account.noise_multiplier:.3g} clipping norms of {self.clip:g}, each example in a step with "
+            f"the probability {account.sampling_rate:.3g}, for {account.total_steps:,} steps."
         ]
         if self.slow:
             told.append(f"The gradients of examples are computed one after the other, which is slow, because: {self.slow}.")
@@ -411,6 +413,21 @@ class Private:
             "steps": account.steps,
             "not_covered": list(NOT_COVERED),
         }
+
+
+class _BatchedEmpty(TorchFunctionMode):
+    """Under `vmap`, has memory that is to be filled with random numbers in place be one tensor an example, as vmap asks.
+
+    `torch.distributions` draws by `torch.empty(shape).normal_()`. What lies in such memory is nobody's to read, so it may be
+    the outcome of a draw, which vmap makes one an example.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The call as it is, but for empty memory."""
+        out = func(*args, **(kwargs or {}))
+        if func is torch.empty and out.is_floating_point():
+            return torch.rand(out.shape, dtype=out.dtype, device=out.device)
+        return out
 
 
 def clip_weights(gradients: dict[str, Tensor], clip: float) -> Tensor:

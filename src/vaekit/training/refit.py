@@ -38,7 +38,7 @@ from vaekit.priors import (
     StandardNormal,
 )
 from vaekit.priors.codes import CodePrior
-from vaekit.storage import HELD_OUT, PRIOR_FIT, Bundle
+from vaekit.storage import HELD_OUT, PRIOR_FIT, PRIVACY, Bundle
 from vaekit.training.callbacks import Callback
 from vaekit.training.config import BUDGETS, TrainConfig
 from vaekit.training.loop import Trainer
@@ -131,6 +131,11 @@ def refit_prior(
         MissingExtraError: if the kind needs a package that is not installed.
     """
     _check(bundle, kind, components, hidden, draws, settings)
+    if bundle.training.get(PRIVACY) or settings.get("dp_epsilon") is not None:
+        raise ConfigError(
+            "A prior must not be fitted with a promise of privacy, which the fit does not keep, got a private model or "
+            "`dp_epsilon`. Choose another prior when training."
+        )
     training, held_out = split(data)
     device = device_of(bundle.vae)
     mine = replace(bundle, vae=copy.deepcopy(bundle.vae).eval())

@@ -22,13 +22,14 @@ from vaekit.data.loading import open as open_data
 from vaekit.data.transforms import Transform
 from vaekit.errors import ConfigError, MissingExtraError, TrainingError
 from vaekit.objectives import Objective
-from vaekit.storage import FREQUENCIES, HELD_OUT, PRIOR_FIT, Bundle
+from vaekit.storage import FREQUENCIES, HELD_OUT, PRIOR_FIT, PRIVACY, Bundle, described_privacy
 from vaekit.training.callbacks import Callback, MetricsFile, display, tensorboard
 from vaekit.training.checkpoint import whole
 from vaekit.training.config import TrainConfig
 from vaekit.training.folder import METRICS_FILE, RUN_FOLDER, check_out, publish, read_plan, start_folder, sweep
 from vaekit.training.loop import CHECKPOINT_FILE, Outcome, Trainer
 from vaekit.training.plan import Plan, check_own, make_plan
+from vaekit.training.private import check_processes
 from vaekit.types import Json
 from vaekit.vae import LatentModel
 
@@ -103,6 +104,7 @@ def train(
     config = fabric.broadcast(plan.config.model_dump())  # speeds were measured, and processes may have found different ones
     plan = replace(plan, config=TrainConfig.model_validate(config))
     _check_batch(plan.config.batch_size, fabric.world_size)
+    check_processes(plan.config, fabric.world_size)
     if folder is not None and not going_on and fabric.is_global_zero:
         start_folder(folder, plan, dataset)
     fabric.barrier()
@@ -114,6 +116,9 @@ def train(
     fabric = make_fabric(device, plan.config.precision)
     outcome = _fit(plan, training, held_out, fabric, folder, listeners, going_on)
     bundle = _bundle(plan, dataset, training, held_out, outcome)
+    if outcome.privacy is not None:
+        for listener in listeners:
+            listener.on_note(f"The model has cost {described_privacy(outcome.privacy)}.")
     if plan.second_stage is not None and fabric.is_global_zero and outcome.progress.stopped != "interrupted":
         bundle = _with_second_stage(bundle, dataset, plan, listeners)
     if folder is not None and fabric.is_global_zero:
@@ -255,6 +260,7 @@ def _bundle(plan: Plan, dataset: Dataset, training: Dataset, held_out: Dataset, 
         "reasons": list(plan.reasons),
         HELD_OUT: None if dataset.splits else {**HOLDOUT, "num_examples": len(dataset), "fingerprint": fingerprint(dataset)},
         "conditions": conditions,
+        PRIVACY: outcome.privacy,
         FREQUENCIES: {
             name: np.bincount(
                 training.columns[name][training.columns[name] >= 0], minlength=len(dataset.schema.column(name).categories)
@@ -265,5 +271,7 @@ def _bundle(plan: Plan, dataset: Dataset, training: Dataset, held_out: Dataset, 
         "config": plan.config.model_dump(mode="json"),
     }
     metrics = {f"validation_{name}": value for name, value in validation.items()}
+    if outcome.privacy is not None:  # exact numbers of examples, held out or not, are not for others to see
+        metrics, summary[HELD_OUT], summary[FREQUENCIES], summary["warning"] = {}, None, {}, None
     schema = dataset.schema.model_copy(update={"num_examples": len(training) + len(held_out)})
     return Bundle(plan.vae.eval().cpu(), plan.transform.cpu(), schema, summary, metrics)

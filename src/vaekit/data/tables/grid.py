@@ -36,7 +36,8 @@ class CellGrid(Transform):
     Under a likelihood with a uniform density in each cell (`likelihoods.Cells`) a column of numbers is a histogram whose masses
     depend on the latent: no shape is assumed, and repeated values such as 0, bounds, several modes and long tails are met. With
     a step s > 0 the figure is the mass of the value, without one its density. Values between cells count to the nearer one,
-    values beyond the ends to the last; a column's ends are the least and the greatest value that was seen.
+    values beyond the ends to the last; a column's ends are the least and the greatest value that was seen. A place is a float32
+    number: rounded to the step, `inverse` of it is the value again where a cell has at most 2^15 values.
 
     Args:
         channels: a record a channel: `{"cells": n}` of codes, or `{"low": [...], "high": [...], "step": s}` of numbers, in
@@ -71,7 +72,8 @@ class CellGrid(Transform):
         for row, index in enumerate(numbers):
             low[row, : self.sizes[index]] = channels[index]["low"]
             high[row, : self.sizes[index]] = channels[index]["high"]
-        middle = (low[:, 1:] + high[:, :-1]) / 2
+        middle = low[:, 1:] / 2 + high[:, :-1] / 2  # a sum could be beyond float64
+        middle = np.where(middle > high[:, :-1], middle, low[:, 1:])  # between neighbours in float64 there is nothing
         for name, values in (
             ("_numbers", np.array(numbers, np.int64)),
             ("_low", low),
@@ -84,13 +86,15 @@ class CellGrid(Transform):
 
     def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """float32 places (B, C) of cells (B, C) in float64; NaN becomes 1/2, which a mask must cover."""
-        y = x + 0.5
-        if len(self._part("_numbers")):
-            cell, share, _ = self._placed(x)
-            y[:, self._part("_numbers")] = (cell + share).T
         count = self._part("_count")
-        y = torch.minimum(y.nan_to_num(0.5).clamp(min=0.0), count - 1e-4).to(torch.float32)
-        return torch.minimum(y, torch.nextafter(count.float(), torch.zeros(())))
+        cell = torch.minimum(x.double().nan_to_num(0.0).floor().clamp(min=0.0), count - 1)
+        share = torch.full_like(cell, 0.5)
+        numbers = self._part("_numbers")
+        if len(numbers):
+            cell[:, numbers], share[:, numbers] = (part.T.double() for part in self._placed(x)[:2])
+        y, upper = (cell + share).float(), (cell + 1).float()
+        y = torch.minimum(y, torch.nextafter(upper, upper - 1))  # rounding must not bring it into the next cell
+        return torch.where(x.isnan(), 0.5, y)
 
     def inverse(self, y: Tensor) -> Tensor:
         """float64 cells (..., C) of places (..., C); numbers are not yet rounded to their step."""
@@ -112,19 +116,19 @@ class CellGrid(Transform):
         numbers = self._part("_numbers")
         if not len(numbers):
             return total
-        x = x.cpu()
+        x = x.to(self._part("_low").device)
         _, _, width = self._placed(x)
         step = self._part("_step")
         unit = torch.where(step > 0, step, 1.0)
         terms = torch.where(width > 0, (unit / (width + step)).log(), 0.0).T
         observed = ~x[:, numbers].isnan()
         if mask is not None:
-            observed &= mask.cpu()[:, numbers]
-        return torch.where(observed, terms, 0.0).sum(1)
+            observed &= mask.to(x.device)[:, numbers]
+        return torch.where(observed, terms, 0.0).sum(1).cpu()
 
     def _placed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cell, share of the way through it and high - low, each (numbers, B), of the numbers of x (B, C)."""
-        value = x[:, self._part("_numbers")].T.contiguous()
+        value = x[:, self._part("_numbers")].T.double().contiguous()
         cell = torch.searchsorted(self._part("_bounds"), value.nan_to_num(0.0), right=True)
         low, high = self._part("_low").gather(1, cell), self._part("_high").gather(1, cell)
         width, step = high - low, self._part("_step")
@@ -147,21 +151,19 @@ class CellGrid(Transform):
         """
         record, found = self.channels[channel], []
         step = float(record["step"])
-        if step > 0:
-            low, high = (low if low_closed else low + step), (high if high_closed else high - step)
         for cell, (first, last) in enumerate(zip(record["low"], record["high"], strict=True)):
-            start, end = max(first, low), min(last, high)
-            if start > end or (step == 0 and ((end == low and not low_closed) or (start == high and not high_closed))):
-                continue
             if first == last:
-                found.append([float(cell), cell + 1.0])
-                continue
-            if step > 0:  # the first and the last value of the cell that belong to it
-                start = first + math.ceil((start - first) / step - 1e-9) * step
-                end = first + math.floor((end - first) / step + 1e-9) * step
-            width = last - first + step
-            if end + step > start:
-                found.append([cell + (start - first) / width, cell + (end - first + step) / width])
+                above = first > low or (low_closed and first == low)
+                below = first < high or (high_closed and first == high)
+                start, end = (0.0, 1.0) if above and below else (0.0, 0.0)
+            elif step > 0:  # the values first + k step, with k from one bound to before the other
+                values = _first_step(first, step, last, False)
+                start = max(0, _first_step(first, step, low, low_closed)) / values
+                end = min(values, _first_step(first, step, high, not high_closed)) / values
+            else:
+                start, end = ((min(max(value, first), last) - first) / (last - first) for value in (low, high))
+            if cell + start < cell + end:
+                found.append([cell + start, cell + end])
         return found
 
     @classmethod
@@ -173,9 +175,16 @@ class CellGrid(Transform):
 
         Args:
             dataset: a table.
-            most_cells: of a column of numbers.
+            most_cells: of a column of numbers, at least 8.
             seed: of the choice of rows, where there are more.
+
+        Raises:
+            ConfigError: for fewer cells, or numbers too far apart for float64.
         """
+        if most_cells < 2 * _LEAST_CELLS:
+            raise ConfigError(
+                f"`most_cells` must be at least {2 * _LEAST_CELLS}, got {most_cells}. Leave it out for {MOST_CELLS}."
+            )
         columns = dataset.schema.table
         rows = np.arange(len(dataset))
         if len(rows) > _FIT_ROWS:
@@ -193,13 +202,30 @@ class CellGrid(Transform):
         return cls(channels)
 
 
+def _first_step(first: float, step: float, bound: float, closed: bool) -> float:
+    """The least k for which first + k step is above a bound, or on it if it is closed; decimals are never exact."""
+    steps = (bound - first) / step
+    if math.isinf(steps):
+        return steps
+    near = round(steps)
+    slack = max(1e-6, 1e-15 * max(abs(bound), abs(first)) / step)
+    if abs(steps - near) <= min(slack, 0.4):
+        return near if closed else near + 1
+    return math.ceil(steps)
+
+
 def _check(channel: dict[str, Any]) -> None:
     if set(channel) == {"cells"} and int(channel["cells"]) >= 1:
         return
     if set(channel) == {"low", "high", "step"} and len(channel["low"]) == len(channel["high"]) > 0 and channel["step"] >= 0:
         low, high = np.array(channel["low"], np.float64), np.array(channel["high"], np.float64)
         if np.all(low <= high) and np.all(high[:-1] <= low[1:]) and np.isfinite(low).all() and np.isfinite(high).all():
-            return
+            if high[-1] / 2 - low[0] / 2 < np.finfo(np.float64).max / 2:
+                return
+            raise ConfigError(
+                f"Numbers of one column must lie within {np.finfo(np.float64).max:.2g} of each other, found {low[0]:.3g} and "
+                f"{high[-1]:.3g}. Leave the column out, or scale it."
+            )
     raise ConfigError(
         "A channel of a CellGrid must be {'cells': n}, or have `low`, `high` and `step` in rising order; got "
         f"{str(channel)[:200]}. Use `CellGrid.fit`."
@@ -219,23 +245,28 @@ def _numbers(values: np.ndarray, column: TableColumn, most_cells: int) -> dict[s
     """The record of a column of numbers."""
     step = step_of(column, values)
     ends = [end for end in (column.low, column.high) if end is not None]
-    distinct, counts = np.unique(values, return_counts=True)
+    distinct, counts = np.unique(values + 0.0, return_counts=True)  # 0.0 for -0.0
     if not len(distinct):
         distinct, counts = np.array(sorted(set(ends)) or [0.0]), np.ones(max(1, len(set(ends))), np.int64)
     if len(distinct) <= most_cells and len(values) >= _ROWS_A_VALUE * len(distinct):
         atoms = sorted({*distinct.tolist(), *ends}) if len(distinct) < most_cells else distinct.tolist()
         return {"low": atoms, "high": atoms, "step": step}
-    wanted = int(np.clip(len(values) / _ROWS_A_CELL, _LEAST_CELLS, most_cells - 2 * math.log2(most_cells)))
+    most = max(_LEAST_CELLS, most_cells - 2 * math.log2(most_cells))
+    wanted = int(np.clip(len(values) / _ROWS_A_CELL, _LEAST_CELLS, most))
     often = counts >= max(2.0 * len(values) / wanted, 8.0)
     cells = [(value, value) for value in distinct[often].tolist()]
     rest, weights = distinct[~often], counts[~often]
     starts = np.searchsorted(distinct[often], rest)
-    share = wanted / max(1, weights.sum())
-    for segment in np.unique(starts):
-        chosen = starts == segment
-        count = max(1, round(weights[chosen].sum() * share))
-        cells += _intervals(rest[chosen], weights[chosen], count, step)
-    cells.sort()
+    between: list[tuple[float, float]] = []
+    for share in (wanted * 0.8**shrunk / max(1, weights.sum()) for shrunk in range(20)):
+        between = []
+        for segment in np.unique(starts):
+            chosen = starts == segment
+            count = max(1, round(weights[chosen].sum() * share))
+            between += _intervals(rest[chosen], weights[chosen], count, step)
+        if len(cells) + len(between) <= most_cells - 2:  # of which the ends may need one each
+            break
+    cells = sorted([*cells, *between])
     cells = _reaching(cells, ends)
     return {"low": [float(low) for low, _ in cells], "high": [float(high) for _, high in cells], "step": step}
 
@@ -252,7 +283,7 @@ def _intervals(values: np.ndarray, weights: np.ndarray, count: int, step: float)
     firsts = np.concatenate([[0], last[(last > 0) & (last < len(values))]])
     edges: list[tuple[float, float]] = []
     for position in range(len(firsts)):
-        low = values[0] if position == 0 else edges[-1][1] + step
+        low = values[0] if position == 0 else _on_step(edges[-1][1] + step, step)
         end = position + 1 == len(firsts)
         after = firsts[position + 1] if not end else len(values) - 1
         high = values[-1] if end else _between(float(values[after - 1]), float(values[after]), step)
@@ -262,7 +293,14 @@ def _intervals(values: np.ndarray, weights: np.ndarray, count: int, step: float)
 
 def _between(low: float, high: float, step: float) -> float:
     """The last value of an interval that ends between two values."""
-    return low + math.floor((high - low) / 2 / step) * step if step > 0 else (low + high) / 2
+    if step > 0:
+        return _on_step(low + math.floor((high - low) / 2 / step) * step, step)
+    return float(low) / 2 + float(high) / 2
+
+
+def _on_step(value: float, step: float) -> float:
+    """A sum of decimals as the decimal that it stands for: 0.1 + 0.2 is 0.3."""
+    return round(float(value), round(-math.log10(step))) if 0 < step < 1 else float(value)
 
 
 def _reaching(cells: Sequence[tuple[float, float]], ends: Sequence[float]) -> list[tuple[float, float]]:
