@@ -103,6 +103,10 @@ def evaluate(
     if out is not None:
         _check(out, force, (".json",))
     clock, loaded = Clock(), _load(model, device)
+    if (training is not None or target is not None) and not (loaded.schema.kind == "table" and rows):
+        raise ConfigError(
+            "`--training` and `--target` must come with a model of a table, and without `--no-rows`. Leave them out."
+        )
     dataset = _read(loaded, data, reading, screen, default="held_out")
     with progress(screen, "Evaluating") as bar:
         how = {"num_samples": samples, "limit": limit, "annealing_steps": ais or 0}
@@ -110,10 +114,6 @@ def evaluate(
     compared = None
     if loaded.schema.kind == "table" and rows:
         compared = rows_report(loaded, data, training, target, seed, reading, screen)
-    elif training is not None or target is not None:
-        raise ConfigError(
-            "`--training` and `--target` must come with a model of a table whose rows are compared. Leave them out."
-        )
     record = {**found.to_json(), **({} if compared is None else {"rows": compared.to_dict()}), "seconds": clock.seconds}
     if out is not None:
         with atomic_file(out, force=force) as path:

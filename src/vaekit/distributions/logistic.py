@@ -235,6 +235,8 @@ def discretized_logistic_log_prob(u: Tensor, mean: Tensor, log_scale: Tensor, le
 class _LogMass(Function):
     """The log-mass and its gradient in closed form: a third of the passes over memory that recorded operations take."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def _arguments(u: Tensor, mean: Tensor, log_scale: Tensor, half: float) -> tuple[Tensor, ...]:
         """(u - mean) / s, h / s, 1 / s, and 1 where the level has an end above and one below."""
@@ -243,14 +245,17 @@ class _LogMass(Function):
         return (u - mean) * inverse_scale, half * inverse_scale, inverse_scale, above, below
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, mean: Tensor, log_scale: Tensor, half: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(u: Tensor, mean: Tensor, log_scale: Tensor, half: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         centred, reach, _, above, below = _LogMass._arguments(u, mean, log_scale, half)
         log_mass = F.logsigmoid(centred + reach).mul_(above)
         log_mass += F.logsigmoid(reach - centred).mul_(below)
         log_mass += torch.expm1(-2.0 * reach).neg_().clamp_min_(torch.finfo(u.dtype).tiny).log_().mul(above * below)
-        ctx.save_for_backward(u, mean, log_scale)
-        ctx.half = half
         return log_mass
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(*inputs[:3])
+        ctx.half = inputs[3]
 
     @staticmethod
     @once_differentiable

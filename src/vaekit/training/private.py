@@ -347,18 +347,20 @@ class Private:
         self, x: Tensor, mask: Tensor | None, condition: Condition | None, at: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         parameters = {name: p.detach() for name, p in self.parameters.items()}
+        batching = _Batching()
 
         def loss(
             parameters: dict[str, Tensor], x: Tensor, mask: Tensor | None, condition: Condition | None
         ) -> tuple[Tensor, dict[str, Tensor]]:
             one = None if condition is None else {name: codes[None] for name, codes in condition.items()}
             arguments = (x[None], None if mask is None else mask[None], one, at)
+            batching.zero = torch.zeros_like(x.flatten()[0], dtype=torch.float32)
             out = torch.func.functional_call(self.step, parameters, arguments)
             return out["loss"], {name: value.detach() for name, value in out.items()}
 
         axes = (None, 0, None if mask is None else 0, None if condition is None else 0)
         each = torch.func.vmap(torch.func.grad(loss, has_aux=True), in_dims=axes, randomness="different")
-        with _BatchedEmpty():
+        with batching:
             return cast(Callable[..., Any], each)(parameters, x, mask, condition)
 
     def _one_by_one(
@@ -415,18 +417,24 @@ class Private:
         }
 
 
-class _BatchedEmpty(TorchFunctionMode):
-    """Under `vmap`, has memory that is to be filled with random numbers in place be one tensor an example, as vmap asks.
+class _Batching(TorchFunctionMode):
+    """Under `vmap`, does away with two things that it cannot do and nobody needs.
 
-    `torch.distributions` draws by `torch.empty(shape).normal_()`. What lies in such memory is nobody's to read, so it may be
-    the outcome of a draw, which vmap makes one an example.
+    Memory that is filled with random numbers in place, as `torch.distributions` does by `torch.empty(shape).normal_()`, must
+    be one tensor an example: what it holds before is nobody's to read, so it may as well be a `zero` that is one an example.
+    An order of memory that is asked for is a hint on speed, for the memory of a batch.
     """
 
+    zero: Tensor
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The call as it is, but for empty memory."""
-        out = func(*args, **(kwargs or {}))
+        """The call as it is, but for those."""
+        kwargs = dict(kwargs or {})
+        if func in (Tensor.contiguous, Tensor.clone):
+            kwargs.pop("memory_format", None)
+        out = func(*args, **kwargs)
         if func is torch.empty and out.is_floating_point():
-            return torch.rand(out.shape, dtype=out.dtype, device=out.device)
+            return self.zero.to(out).expand(out.shape).clone()
         return out
 
 
