@@ -316,13 +316,16 @@ def test_gradient() -> None:
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("outside", [-1e-9, -3.0, 11.0, 11.5, 1e30, math.inf, -math.inf, math.nan])
 def test_out_of_every_cell(outside: float) -> None:
-    p, _ = make([11, 11, 2], (2,))
-    for column in range(2):
-        x = torch.tensor([0.5, 0.5, 0.5], dtype=torch.float64)
-        x[column] = outside
+    """Columns with and without groups, and with and without entries left over; the first place past each has no mass."""
+    sizes = [11, 16, 4, 5]
+    p, _ = make(sizes, (2,))
+    assert set(p.layout.groups) == {0, 1}
+    for column, size in enumerate(sizes):
+        x = torch.full((4,), 0.5, dtype=torch.float64)
+        x[column] = outside + size - 11 if outside >= 11 else outside
         terms = p.log_prob_columns(x)
         assert (terms[:, column] == -math.inf).all()
-        assert terms.isfinite().sum() == 4
+        assert terms.isfinite().sum() == 6
         assert (p.log_prob(x) == -math.inf).all()
 
 

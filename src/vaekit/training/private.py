@@ -28,8 +28,8 @@ from vaekit.types import Batch, Condition, Json
 from vaekit.vae import LatentModel
 
 NOT_COVERED = (
-    "the schema of the data (shape, columns, categories, ranges, number of examples), the transform that was fitted to them, "
-    "and the parts and settings that were chosen for them: all of these count as public",
+    "the schema of the data (shape, columns, categories, ranges, number of examples), the transform that was fitted to them "
+    "(scales, and the cells of a table), and the parts and settings that were chosen for them: all of these count as public",
     "other runs, refits and evaluations on the same data: each has a cost of its own",
     "examples that belong together: of k examples of one person, the cost is a multiple",
     "the examples that were held out, of which the training sees nothing, and what the run shows and keeps in `training/`",
@@ -191,7 +191,7 @@ class Account:
         """
         utils = _opacus("utils")
         tolerance = min(0.01, 0.002 * epsilon)
-        told = {"alphas": _ORDERS} if accountant == "rdp" else {"eps_error": tolerance}
+        told = {"alphas": _ORDERS} if accountant == "rdp" else {}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # at the end of the orders the bound is loose, and still a bound
@@ -445,7 +445,7 @@ def clip_weights(gradients: dict[str, Tensor], clip: float) -> Tensor:
         >>> clip_weights({"a": torch.tensor([[3.0], [0.3]]), "b": torch.tensor([[4.0], [0.4]])}, clip=1.0)
         tensor([0.2000, 1.0000])
     """
-    norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients.values()])
+    norms = torch.stack([torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in gradients.values()])
     norm = torch.linalg.vector_norm(norms, dim=0)
     return torch.where(norm.isfinite(), clip / norm.clamp_min(clip), 0.0)
 

@@ -370,10 +370,18 @@ def test_few_values_have_a_cell_each() -> None:
 
 
 def test_zeros_of_both_signs_are_one() -> None:
-    grid = fitted(np.array([0.0, -0.0, -0.0, 1.0] * 5))
-    assert grid.sizes == [2]
-    assert len(set(place(grid, [0.0, -0.0]).tolist())) == 1
-    assert math.copysign(1.0, grid.inverse(torch.tensor([[0.5]])).item()) == 1.0
+    for zeros in ([0.0, -0.0], [-0.0, 0.0], [-0.0, -0.0]):
+        grid = fitted(np.array([*zeros, 1.0] * 5))
+        assert grid.sizes == [2]
+        assert len(set(place(grid, [0.0, -0.0]).tolist())) == 1
+        assert math.copysign(1.0, grid.inverse(torch.tensor([[0.5]])).item()) == 1.0
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 1e300, 5e-324])
+def test_neighbours_in_float64_are_two_atoms(value: float) -> None:
+    """Between them is no number at which one could end and the other begin."""
+    pair = [value, float(np.nextafter(value, math.inf)), float(np.nextafter(np.nextafter(value, math.inf), math.inf))]
+    assert place(fitted(np.repeat(pair, 10)), pair).tolist() == [0.5, 1.5, 2.5]
 
 
 @pytest.mark.parametrize(("low", "high"), [(-100.0, 100.0), (-100.0, 10.0), (0.0, 100.0)])
