@@ -470,8 +470,8 @@ def train(
         data_options: how to read the data, as in `{"size": 64, "fit": "crop"}` for images, or `{"y": labels}` for an array: see
             `vaekit.data.loading.open`.
         display: progress on standard error: `live`, `plain`, `quiet`, or `auto` for what fits.
-        **settings: further ones of `vaekit.training.config.TrainConfig`, such as `weight_decay`, or `dp_epsilon`, `dp_delta` and
-            `dp_clip` for training with differential privacy (see docs/privacy.md).
+        **settings: further ones of `vaekit.training.config.TrainConfig`, such as `weight_decay`, or `dp_epsilon`, `dp_delta`
+            and `dp_clip` for training with differential privacy (see docs/privacy.md).
 
     Returns:
         The model with the best weights by the bound on held-out examples.

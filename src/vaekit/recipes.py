@@ -188,7 +188,7 @@ def _table(
     why = (
         f"Likelihood: cells, a histogram for each of {numbers} columns of numbers and the categories of the others, given the "
         "latent.",
-        f"Network: {2} residual blocks of {width} on each side, over embeddings of {features} numbers a column.",
+        f"Network: two residual blocks of {width} on each side, over embeddings of {features} numbers a column.",
         f"Latent: {num_latents} units; units that the data do not need stay at the prior.",
         *(() if prior is None else (f"Prior: {prior}, as asked.",)),
     )

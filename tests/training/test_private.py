@@ -131,6 +131,19 @@ def test_every_kind_of_model_is_differentiated_example_by_example_at_once(data, 
         torch.testing.assert_close(flat({n: g[0] for n, g in gradients.items()}), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_examples_at_once_are_as_good_as_in_portions(data):
+    private, portions = make_private(data, dp_clip=0.5), make_private(data, dp_clip=0.5)
+    portions.at_once = 3
+    for each in (private, portions):
+        each.account.noise_multiplier = 0.0
+        each.draw = lambda num: np.arange(11)
+    said = [each.backward(data, 0) for each in (private, portions)]
+    for ours, theirs in zip(private.parameters.values(), portions.parameters.values(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+    assert said[0].keys() == said[1].keys()
+    assert said[0]["loss"].item() == pytest.approx(said[1]["loss"].item(), rel=1e-5)
+
+
 def test_equal_examples_draw_latents_of_their_own():
     values = np.float32([[1.0, 2.0, 0.5, -1.0]]).repeat(6, axis=0)
     values[5] = 0.0

@@ -265,7 +265,9 @@ class _LogMass(Function):
         by_upper = torch.sigmoid(-(centred + reach)).mul_(above)
         by_lower = torch.sigmoid(centred - reach).mul_(below)
         by_centre, by_reach = by_upper - by_lower, by_upper.add_(by_lower)
-        width = (2.0 * reach).clamp_(torch.finfo(u.dtype).tiny, 80.0)  # width / (exp(width) - 1) goes from 1 to 0
+        width = (
+            (2.0 * reach).clamp_min_(torch.finfo(u.dtype).tiny).clamp_max_(80.0)
+        )  # width / (exp(width) - 1) goes from 1 to 0
         by_scale = centred.mul_(by_centre).add_(by_reach.mul_(reach)).add_(width.div_(torch.expm1(width)).mul(above * below))
         by_scale = by_scale.neg_().mul_(gradients[0])
         by_mean = by_centre.mul_(inverse_scale).mul_(gradients[0]).neg_()

@@ -360,7 +360,8 @@ class Private:
 
         axes = (None, 0, None if mask is None else 0, None if condition is None else 0)
         each = torch.func.vmap(torch.func.grad(loss, has_aux=True), in_dims=axes, randomness="different")
-        with batching:
+        with batching, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")  # some operation goes example by example
             return cast(Callable[..., Any], each)(parameters, x, mask, condition)
 
     def _one_by_one(
