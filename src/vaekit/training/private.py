@@ -32,7 +32,7 @@ NOT_COVERED = (
     "(scales, and the cells of a table), and the parts and settings that were chosen for them: all of these count as public",
     "other runs, refits and evaluations on the same data: each has a cost of its own",
     "examples that belong together: of k examples of one person, the cost is a multiple",
-    "the examples that were held out, of which the training sees nothing, and what the run shows and keeps in `training/`",
+    "the division into training and held-out examples, the held-out ones, and what the run shows and keeps in `training/`",
 )
 """What the guarantee does not extend to, as the record of the run says it."""
 
