@@ -118,6 +118,49 @@ def test_saving_over_a_model_needs_force(tmp_path):
     model.save(tmp_path, force=True)
 
 
+def run_folder(folder, **budget):
+    """A folder with a model and the run that made it."""
+    vaekit.train(vector_data().raw(), folder, precision="float32", display="quiet", **budget)
+    return vaekit.load(folder)
+
+
+def test_a_model_saved_into_the_folder_of_another_leaves_nothing_of_its_run(tmp_path):
+    folder = tmp_path / "run"
+    run_folder(folder, steps=2, latent=2)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "preview.png").write_bytes(b"of the other")
+    other = Model(vector_bundle())
+    other.save(folder, force=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.safetensors", "notes.txt", "vaekit.json"]
+    np.testing.assert_array_equal(vaekit.load(folder).generate(3, seed=1), other.generate(3, seed=1))
+
+
+def test_a_model_saved_where_it_was_trained_keeps_its_run(tmp_path):
+    folder = tmp_path / "run"
+    model = run_folder(folder, steps=2, latent=2)
+    (folder / "preview.png").write_bytes(b"mine")
+    model.save(folder, force=True)
+    assert (folder / "preview.png").read_bytes() == b"mine"
+    data = vector_data().raw()
+    more = vaekit.train(data, folder, resume=True, steps=4, latent=2, precision="float32", display="quiet")
+    assert more.bundle.training["steps"] == 4
+
+
+def test_a_run_without_a_model_is_not_saved_over_unasked(tmp_path):
+    folder = tmp_path / "run"
+    run_folder(folder, steps=2, latent=2)
+    (folder / "vaekit.json").unlink()
+    with pytest.raises(ConfigError, match="must hold no run, found one"):
+        Model(vector_bundle()).save(folder)
+    assert (folder / "training").is_dir()
+    Model(vector_bundle()).save(folder, force=True)
+    assert not (folder / "training").exists()
+    (folder / "training").mkdir()
+    (folder / "training" / "thesis.md").write_text("not a run")
+    with pytest.raises(ConfigError, match="found no run at"):
+        Model(image_bundle()).save(folder, force=True)
+
+
 def test_loading_what_is_no_model(tmp_path):
     with pytest.raises(ModelFormatError, match=r"must hold vaekit\.json"):
         vaekit.load(tmp_path)

@@ -16,8 +16,10 @@ from torch.distributions import MixtureSameFamily
 from vaekit import objectives
 from vaekit.component import device_of, full_precision
 from vaekit.data.dataset import Dataset
+from vaekit.data.text.batches import trimmed
 from vaekit.errors import ConfigError, DataError
 from vaekit.storage import Bundle
+from vaekit.symbols import PAD
 from vaekit.types import Batch, Condition, Trace
 from vaekit.vae import LatentModel
 
@@ -120,7 +122,7 @@ class Bounds:
         level_rates: (B, L), what each level of latents adds to the rate, the level that is sampled first at index 0.
         distortion: -E_q log p(x|z, c), a mean over the K samples.
         effective_sample_size: (sum_k w_k)^2 / sum_k w_k^2, from 1 to K: how many of the samples carry the bound.
-        num_observed: how many values of the example are observed.
+        num_observed: how many values of the example are observed; of text, its tokens and its END.
         posterior_mean: (B, D), E_q[z], all levels side by side.
     """
 
@@ -223,7 +225,7 @@ def _rows_at_once(bundle: Bundle, dataset: Dataset) -> int:
 
 @torch.inference_mode()
 def _block_bounds(bundle: Bundle, batch: Batch, num_samples: int, chunk: int) -> Bounds:
-    batch = batch.to(device_of(bundle.vae))
+    batch = trimmed(batch, bundle.schema).to(device_of(bundle.vae))
     inputs = prepare(bundle, batch)
     sums, rates, log_likelihood, mean = _LogSums(), 0.0, 0.0, 0.0
     for first in range(0, num_samples, chunk):
@@ -242,6 +244,8 @@ def _block_bounds(bundle: Bundle, batch: Batch, num_samples: int, chunk: int) ->
 def _in_data_units(bundle: Bundle, batch: Batch, sums: _LogSums, rates: Tensor, log_likelihood: Tensor, mean: Tensor) -> Bounds:
     log_abs_det = bundle.transform.log_abs_det(batch.x, batch.mask).cpu().numpy()
     num_observed = np.full(len(batch.x), float(bundle.schema.num_dimensions))
+    if bundle.schema.kind == "text":  # its tokens, and its end
+        num_observed = _exact((batch.x.long() != PAD).sum(1)).numpy()
     if batch.mask is not None:
         num_observed = _exact(batch.mask.flatten(1).sum(1)).numpy()
     rate, distortion = rates.sum(1), -log_likelihood.numpy() - log_abs_det

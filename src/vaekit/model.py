@@ -15,20 +15,19 @@ from vaekit.data.schema import Schema
 from vaekit.errors import ConfigError
 from vaekit.evaluation.bounds import BoundReport, evaluate_bounds
 from vaekit.inference import Progress
+from vaekit.jobs.blocks import Spelling
 from vaekit.jobs.encode import Encoding, decode, encode, read_latents
 from vaekit.jobs.generate import Generated, generate
 from vaekit.jobs.interpolate import interpolate
 from vaekit.jobs.reconstruct import reconstruct
 from vaekit.jobs.score import Scores, score
 from vaekit.jobs.traverse import Traversal, traverse
-from vaekit.model_tables import TableJobs
+from vaekit.model_text import TextJobs
 from vaekit.storage import HELD_OUT, Bundle
 from vaekit.types import Json
 from vaekit.vae import HierarchicalVAE, LatentModel
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from vaekit.data.transforms import Transform
     from vaekit.objectives import Objective
     from vaekit.priors import Prior
@@ -39,7 +38,7 @@ _TRAINED_ON = (
 )
 
 
-class Model(TableJobs):
+class Model(TextJobs):
     """A trained VAE and what it is for.
 
     Data is given as a path, an array, a tensor or a `Dataset`, in the form that the model was trained on, and is checked
@@ -98,19 +97,23 @@ class Model(TableJobs):
 
         Args:
             folder: made if missing.
-            force: replace a model that is there.
+            force: replace a model that is there, and its run unless it is this model's own.
 
         Returns:
             The folder.
 
         Raises:
-            ConfigError: if there is a model already and `force` is not set, or the folder cannot be written.
+            ConfigError: if there is a model or a run already and `force` is not set, or the folder cannot be written.
         """
+        from vaekit.training.folder import holds_run, make_way
+
         folder = Path(folder)
-        if not force and (folder / storage.CONFIG_FILE).exists():
+        if not force and ((folder / storage.CONFIG_FILE).exists() or holds_run(folder)):
+            what = "model" if (folder / storage.CONFIG_FILE).exists() else "run"
             raise ConfigError(
-                f"The folder must hold no model, found one in {folder}. Choose another name, or replace it with `force=True`."
+                f"The folder must hold no {what}, found one in {folder}. Choose another name, or replace it with `force=True`."
             )
+        make_way(self.bundle, folder)
         return storage.save(self.bundle, folder)
 
     def read(self, data: Any, split: str | None = None, *, default: str = "test", **options: Any) -> Dataset:
@@ -163,6 +166,7 @@ class Model(TableJobs):
         draw: str = "auto",
         seed: int = 0,
         progress: Progress | None = None,
+        **tokens: Any,
     ) -> Any:
         """New examples, (num, ...) in the source's form: z ~ p(z|c), x ~ p(x|z, c).
 
@@ -175,13 +179,14 @@ class Model(TableJobs):
             draw: `mean` of p(x|z, c), a `sample` of it, or `auto`: the mean for images, a sample for vectors.
             seed: of all draws.
             progress: called with (done, total).
+            **tokens: of text: `token_temperature`, `top_k`, `top_p` or `beams`, see `vaekit.jobs.blocks.Spelling.of`.
 
         Raises:
             ConfigError: if an argument cannot be.
             DataError: if a category is unknown.
         """
-        made = generate(self.bundle, num, where=where, temperature=temperature, draw=draw, seed=seed, progress=progress)
-        return self.rows(made.x, seed)
+        how = {"where": where, "temperature": temperature, "draw": draw, "seed": seed, "progress": progress}
+        return self.rows(generate(self.bundle, num, **how, spelling=Spelling.of(**tokens)).x, seed)
 
     def generate_labelled(self, num: int = 16, **options: Any) -> Generated:
         """As `generate`, with the categories that each example was made for."""
@@ -192,23 +197,27 @@ class Model(TableJobs):
         data: Any,
         *,
         draw: str = "mean",
+        beams: int | None = None,
         seed: int = 0,
         split: str | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> Any:
-        """E p(x|z, c) at z = E q(z|x, c), (N, ...) in the source's form; of a table, medians and likeliest categories.
+        """E p(x|z, c) at z = E q(z|x, c), (N, ...) in the source's form; of a table, medians and likeliest categories; of text,
+        the likeliest tokens, one after another.
 
         Args:
             data: N examples.
             draw: `mean` of p(x|z, c), or a `sample` of it.
+            beams: of text: seek the likeliest, keeping so many beginnings at a time.
             seed: of the samples.
             split: which part of data that come split.
             progress: called with (done, total).
             **options: of `vaekit.data.loading.conform`.
         """
         dataset = self.read(data, split, default="held_out", **options)
-        return self.rows(reconstruct(self.bundle, dataset, draw=draw, seed=seed, progress=progress), seed)
+        how = {"draw": draw, "seed": seed, "progress": progress, "spelling": Spelling(beams=beams)}
+        return self.rows(reconstruct(self.bundle, dataset, **how), seed)
 
     def encode(self, data: Any, *, split: str | None = None, progress: Progress | None = None, **options: Any) -> Encoding:
         """Mean and scale of q(z|x, c) for every example: the same to the last bit in any batch and in any order.
@@ -229,6 +238,7 @@ class Model(TableJobs):
         where: Mapping[str, str | int] | None = None,
         seed: int = 0,
         progress: Progress | None = None,
+        **tokens: Any,
     ) -> Any:
         """Examples in the source's form from latents.
 
@@ -238,12 +248,14 @@ class Model(TableJobs):
             where: the category of each condition, by column; unknown where not given.
             seed: of the samples.
             progress: called with (done, total).
+            **tokens: of text, as in `generate`.
 
         Raises:
             DataError: if the latents are not (N, D) or not finite, or a category is unknown.
         """
         z, columns = read_latents(self.bundle, latents)
-        return self.rows(decode(self.bundle, z, draw=draw, where=where, columns=columns, seed=seed, progress=progress), seed)
+        how = {"draw": draw, "where": where, "columns": columns, "seed": seed, "progress": progress}
+        return self.rows(decode(self.bundle, z, **how, spelling=Spelling.of(**tokens)), seed)
 
     def score(
         self,
@@ -276,9 +288,10 @@ class Model(TableJobs):
         *,
         num_steps: int = 9,
         path: str = "linear",
+        beams: int | None = None,
         split: str | None = None,
         **options: Any,
-    ) -> np.ndarray:
+    ) -> Any:
         """Examples on a path between the posterior means of two; the ends are exactly their reconstructions.
 
         Args:
@@ -287,10 +300,13 @@ class Model(TableJobs):
             end: index of the last.
             num_steps: how many, both ends included.
             path: `linear` or `spherical`.
+            beams: of text, as in `reconstruct`.
             split: which part of data that come split.
             **options: of `vaekit.data.loading.conform`.
         """
-        return interpolate(self.bundle, self.read(data, split, **options), start, end, num_steps=num_steps, path=path)
+        how = {"num_steps": num_steps, "path": path, "spelling": Spelling(beams=beams)}
+        x = interpolate(self.bundle, self.read(data, split, **options), start, end, **how)
+        return x.tolist() if self.schema.kind == "text" else x
 
     def traverse(
         self,
@@ -470,8 +486,9 @@ def train(
         data_options: how to read the data, as in `{"size": 64, "fit": "crop"}` for images, or `{"y": labels}` for an array: see
             `vaekit.data.loading.open`.
         display: progress on standard error: `live`, `plain`, `quiet`, or `auto` for what fits.
-        **settings: further ones of `vaekit.training.config.TrainConfig`, such as `weight_decay`, or `dp_epsilon`, `dp_delta`
-            and `dp_clip` for training with differential privacy (see docs/privacy.md).
+        **settings: further ones of `vaekit.training.config.TrainConfig`, such as `weight_decay`, `pretrain` and `aggressive`
+            against a latent that is not used, or `dp_epsilon`, `dp_delta` and `dp_clip` for training with differential privacy
+            (see docs/privacy.md); and `cycles` and `free_bits_per` of the `ELBO`.
 
     Returns:
         The model with the best weights by the bound on held-out examples.

@@ -39,12 +39,15 @@ class TableJobs(ABC):
         """Data as a `Dataset` that fits the model's schema."""
 
     def rows(self, cells: np.ndarray, seed: int = 0) -> Any:
-        """Cells (N, C) of a table as a frame: pandas where the model was trained on pandas, else Polars. All else is as it is.
+        """Cells (N, C) of a table as a frame: pandas where the model was trained on pandas, else Polars; an array of texts as a
+        list. All else is as it is.
 
         Args:
             cells: as `generate_labelled` or `impute` gives them.
             seed: of fresh identifiers.
         """
+        if self.schema.kind == "text":
+            return cells.tolist()
         if self.schema.kind != "table":
             return cells
         from vaekit.data.tables import decode as decode_cells

@@ -27,6 +27,11 @@ Condition = Mapping[str, Tensor]
 """What a model is conditioned on: column name -> (B,) codes (int64, -1 where unknown) or values."""
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64; Apple's does not."""
+    return device.type != "mps"
+
+
 @dataclass(frozen=True)
 class Batch:
     """B examples as they are stored, before any transform.
@@ -42,15 +47,15 @@ class Batch:
     columns: Condition | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device; copies from pinned memory do not block."""
+        """The same batch on another device; copies from pinned memory do not block. The cells of a table, which are float64,
+        stay where they are if the device has none: the transform brings what it makes of them there."""
 
-        def move(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.to(device, non_blocking=True)
+        def move(t: Tensor) -> Tensor:
+            return t.to(device, non_blocking=True)
 
-        columns = None if self.columns is None else {k: v.to(device, non_blocking=True) for k, v in self.columns.items()}
-        moved = move(self.x)
-        assert moved is not None
-        return Batch(moved, move(self.mask), columns)
+        stays = self.x.dtype == torch.float64 and not has_float64(torch.device(device))
+        columns = None if self.columns is None else {name: move(values) for name, values in self.columns.items()}
+        return Batch(self.x if stays else move(self.x), None if self.mask is None else move(self.mask), columns)
 
 
 @dataclass(frozen=True)

@@ -143,8 +143,9 @@ class VAE(LatentModel):
 
     Raises:
         ConfigError: if prior and posterior disagree on the shape of the latent or on its space (the rate would compare
-            densities over different things), or the posterior differentiates twice a likelihood that is differentiable once.
-            A part that is replaced later must fit as well; to change the space of the latent, make another VAE.
+            densities over different things), a prior is made of a posterior that mixes examples of a batch, or the posterior
+            differentiates twice a likelihood that is differentiable once. A part that is replaced later must fit as well; to
+            change the space of the latent, make another VAE.
 
     Example:
         >>> from vaekit import likelihoods, networks, objectives, posteriors, priors
@@ -273,6 +274,11 @@ def _check_parts(prior: Prior, posterior: Posterior, likelihood: Likelihood) -> 
             f"Prior and posterior must be over one space, got {_described(prior.spaces)} and {_described(posterior.spaces)}. "
             f"Use {_PRIOR_OVER.get(other.partition('(')[0], 'a prior that says it is over ' + other)} with the "
             f"{type(posterior).__name__}."
+        )
+    if prior.made_of_posterior and any(isinstance(m, Posterior) and m.mixes_examples for m in posterior.modules()):
+        raise ConfigError(
+            f"A {type(prior).__name__} prior must be made of a posterior that reads each example by itself, got a "
+            f"{type(posterior).__name__}. Use another prior, or a `DiagonalNormal` posterior."
         )
     if posterior.differentiates > 1 and not likelihood.twice_differentiable:
         raise ConfigError(

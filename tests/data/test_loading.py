@@ -57,7 +57,7 @@ def test_what_is_no_data(tmp_path: Path) -> None:
         (tmp_path / "texts", r"found other files only: 1 \.txt"),
         (tmp_path / "t.zip", r"found other files only: 1 \.csv"),
         (put("empty.npy", b""), "found an empty file"),
-        (put("a.txt", "é".encode() * 3000), "found text, which is not read by this version"),
+        (put("a.json", b"[1]"), r"must be JSON lines to be text, named \.jsonl"),
         (put("a.parquet", b"PAR1\0\0"), "must be a whole parquet file"),
         (put("a.bin", b"\x01\x02\0\xff\xfe"), r"found unknown content \(01 02 00 ff"),
         (put("a.gz", gzip.compress(b"hello")), r"found unknown content \(1f 8b"),

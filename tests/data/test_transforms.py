@@ -34,7 +34,9 @@ def test_every_transform(transform: Transform) -> None:
 
 
 def test_they_are_registered() -> None:
-    assert set(registered(Transform)) == {f"data.{name}" for name in ("Binarize", "CellGrid", "Levels", "Standardize")}
+    assert set(registered(Transform)) == {
+        f"data.{name}" for name in ("Binarize", "CellGrid", "Levels", "Standardize", "Tokens")
+    }
 
 
 def test_levels_of_16_bits() -> None:

@@ -68,7 +68,7 @@ def test_it_is_the_brute_force_sum(monkeypatch):
     with torch.inference_mode():
         parts = module._Parts(bundle, data)
         assert len(parts.samples) == 5
-        own, others = parts.densities()
+        own, others = module.mixture_log_probs(parts.samples, parts.posteriors)
         z, posteriors = torch.cat(parts.samples), parts.posteriors
         means = torch.cat([q.mean for q in posteriors]).double()
         scales = torch.cat([q.stddev for q in posteriors]).double()
@@ -112,5 +112,5 @@ def test_a_share_of_the_examples_and_none(monkeypatch):
     def no_density(*arguments):
         raise NotImplementedError
 
-    monkeypatch.setattr(module._Parts, "_pairs", no_density)
+    monkeypatch.setattr(module, "mixture_log_probs", no_density)
     assert information(bundle, data) is None

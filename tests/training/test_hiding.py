@@ -14,10 +14,10 @@ from vaekit.data.loading import open as open_data
 from vaekit.data.tables.grid import CellGrid
 from vaekit.data.transforms import Standardize
 from vaekit.objectives import ELBO
-from vaekit.training import loop
+from vaekit.training import step
 from vaekit.training.hiding import hidden
-from vaekit.training.loop import Step
 from vaekit.training.run import make_fabric, train
+from vaekit.training.step import Step
 from vaekit.vae import VAE
 
 SIZES = [3, 5, 40]
@@ -164,8 +164,8 @@ def test_a_step_that_hides_trains_both_sides() -> None:
 
 def test_training_hides_and_validation_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, masks = [], []
-    original = loop.hidden
-    monkeypatch.setattr(loop, "hidden", lambda x, mask, share: seen.append(share) or original(x, mask, share))
+    original = step.hidden
+    monkeypatch.setattr(step, "hidden", lambda x, mask, share: seen.append(share) or original(x, mask, share))
     forward = VAE.forward
 
     def noted(self, x, *args, **kwargs):

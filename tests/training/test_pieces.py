@@ -1,5 +1,6 @@
 """The parts of a run on their own: settings, budget, learning rate, sampler, checkpoint."""
 
+import io
 import json
 import math
 
@@ -7,17 +8,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
+from tests.training.test_batches import text_vae
 
+from small_models import shaken, vector_bundle
 from vaekit import objectives
 from vaekit.errors import ConfigError, TrainingError
+from vaekit.likelihoods import Normal
+from vaekit.networks import DenseLadder, Tail
 from vaekit.training import advice
-from vaekit.training.callbacks import MetricsFile, TensorBoard
+from vaekit.training.callbacks import Lines, Live, MetricsFile, TensorBoard
 from vaekit.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from vaekit.training.config import TrainConfig, differences
 from vaekit.training.folder import read_plan
-from vaekit.training.loop import Progress
+from vaekit.training.plan import _overridden
+from vaekit.training.progress import Progress
 from vaekit.training.sampling import Sampler
 from vaekit.training.schedules import Budget, learning_rate
+from vaekit.vae import HierarchicalVAE
 
 
 @given(n=st.integers(1, 40), batch=st.integers(1, 25), world=st.integers(1, 4), seed=st.integers(0, 2**63 - 1))
@@ -79,6 +87,9 @@ def test_budgets(monkeypatch):
         ({"epochs": 0}, r"`epochs`: .*greater than 0, got 0"),
         ({"epochs": math.inf}, "`epochs`: Input should be a finite number, got inf"),
         ({"minutes": math.nan}, "`minutes`: Input should be "),
+        ({"epochs": 1e308}, r"`epochs`: .*less than or equal to 1000000000000, got 1e\+308"),
+        ({"steps": 10**400}, "`steps`: Input should be less than or equal to 1000000000000, got 1"),
+        ({"minutes": 1e308}, r"`minutes`: .*less than or equal to 1000000000000, got 1e\+308"),
         ({"learning_rate": math.inf}, "`learning_rate`: Input should be a finite number, got inf"),
         ({"clip_norm": math.inf}, "`clip_norm`: Input should be a finite number, got inf"),
         ({"betas": (0.9, math.inf)}, "`betas`: Input should be a finite number, got inf"),
@@ -190,6 +201,7 @@ def test_numbers_that_are_not_finite_are_null_in_the_metrics_and_left_out_of_the
 
 
 ELBO_ADVICE = "Try `--free-bits 0.1`, a warm-up (`--warm-up 2000`), or `--beta 0.5`."
+NOTHING = {"rate": 0.01, "active_units": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -197,6 +209,9 @@ ELBO_ADVICE = "Try `--free-bits 0.1`, a warm-up (`--warm-up 2000`), or `--beta 0
     [
         (objectives.ELBO(), ELBO_ADVICE),
         (objectives.ELBO(beta=4.0), ELBO_ADVICE),
+        (objectives.ELBO(beta=0.5), ELBO_ADVICE.replace("0.5", "0.25")),
+        (objectives.ELBO(warm_up=10), "Try `--free-bits 0.1`, several rises of beta (`--cycles 4`), or `--beta 0.5`."),
+        (objectives.ELBO(free_bits=0.1, warm_up=10, cycles=2), "Try a larger `--free-bits`, or `--beta 0.5`."),
         (objectives.ELBO(capacity=0.05), "Try a larger `--capacity`."),
         (objectives.TotalCorrelation(), "Try a smaller `--beta`, or `--objective elbo --free-bits 0.1`."),
         (objectives.IWAE(), "Try `--objective elbo --free-bits 0.1`."),
@@ -206,9 +221,133 @@ ELBO_ADVICE = "Try `--free-bits 0.1`, a warm-up (`--warm-up 2000`), or `--beta 0
 )
 def test_advice_against_collapse_names_what_the_objective_takes(objective, advised):
     config = TrainConfig.make(steps=2000)
-    metrics = {"rate": 0.01, "active_units": 0.0}
-    assert advice.on_validation(metrics, objective, 1000, config)["collapse"].endswith(f"says nothing of the data. {advised}")
+    assert advice.on_validation(NOTHING, objective, 1000, config)["collapse"].endswith(f"says nothing of the data. {advised}")
     assert advice.on_validation({"rate": 3.0, "active_units": 2.0}, objective, 1000, config) == {}
+
+
+def test_advice_names_what_the_model_takes_and_the_run_does_not_do_yet():
+    vae, text = vector_bundle().vae, text_vae()
+    for asked, advised in (
+        ({}, "`--free-bits 0.1`, a warm-up (`--warm-up 2000`), pretraining (`--pretrain 2000`), more steps of the posterior "
+             "(`--aggressive 10`), or `--beta 0.5`."),
+        ({"pretrain": 5}, "(`--warm-up 2000`), more steps of the posterior (`--aggressive 10`), or `--beta 0.5`."),
+        ({"pretrain": 5, "aggressive": 5}, "Try `--free-bits 0.1`, a warm-up (`--warm-up 2000`), or `--beta 0.5`."),
+        ({"dp_epsilon": 3.0}, "Try a warm-up (`--warm-up 2000`), or `--beta 0.5`."),
+    ):  # fmt: skip
+        config = TrainConfig.make(steps=2000, **asked)
+        for model, said in ((vae, False), (text, True)):
+            sentence = advice.on_validation(NOTHING, objectives.ELBO(), 1000, config, model)["collapse"]
+            assert sentence.endswith(advised)
+            assert ("A decoder of text can do without it." in sentence) == said
+    private = TrainConfig.make(steps=2000, dp_epsilon=3.0)
+    assert "`--objective elbo --warm-up 2000`" in advice.on_validation(NOTHING, objectives.IWAE(), 1000, private)["collapse"]
+    ladder = shaken(HierarchicalVAE(DenseLadder(4, [2], width=4), Normal(Tail([4]), [4])))
+    assert (
+        "pretrain" not in advice.on_validation(NOTHING, objectives.ELBO(), 1000, TrainConfig.make(steps=9), ladder)["collapse"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "collapsed"),
+    [
+        ({"rate": 5.0, "active_units": 3.0, "mutual_information": 2.0}, False),
+        ({"rate": 5.0, "active_units": 3.0, "mutual_information": 0.01}, True),  # a rate without anything said
+        ({"rate": 0.02, "active_units": 3.0, "mutual_information": 0.4}, True),
+        ({"rate": 5.0, "active_units": 0.0}, True),
+    ],
+)
+def test_a_latent_is_empty_by_its_rate_its_units_or_its_information(metrics, collapsed):
+    said = advice.on_validation(metrics, objectives.ELBO(), 1000, TrainConfig.make(steps=2000))
+    assert bool(said) == collapsed
+    if collapsed and "mutual_information" in metrics:
+        assert f"the mutual information {metrics['mutual_information']:.3f} nats and 3 units are active" in said["collapse"]
+
+
+def test_no_advice_while_beta_still_rises_or_a_stage_has_just_begun():
+    config = TrainConfig.make(steps=9000, learning_rate_warm_up=0)
+    rising = objectives.ELBO(warm_up=1000, cycles=3)
+    assert advice.on_validation(NOTHING, rising, 4999, config) == {}
+    assert advice.on_validation(NOTHING, rising, 5000, config) != {}
+    pretrained = TrainConfig.make(steps=9000, learning_rate_warm_up=0, pretrain=1000)
+    assert advice.on_validation(NOTHING, objectives.ELBO(), 1199, pretrained) == {}
+    assert advice.on_validation(NOTHING, objectives.ELBO(), 1200, pretrained) != {}
+
+
+# ------------------------------------------------------------------------------------------------------------- the screen
+
+
+VALIDATION = {
+    "loss": 96.0,
+    "elbo": -95.25,
+    "rate": 20.5,
+    "distortion": 74.75,
+    "active_units": 12.0,
+    "mutual_information": 6.125,
+}
+REPORT = {"elbo": -99.0, "rate": 19.0, "distortion": 80.0, "skipped": 0.0, "examples_per_second": 1234.0}
+
+
+def test_plain_lines_tell_what_the_latent_says():
+    stream = io.StringIO()
+    lines, budget = Lines(every=0.0, stream=stream), Budget(10, None)
+    progress = Progress(step=5)
+    lines.on_report(REPORT, progress, budget)
+    progress.validation = dict(VALIDATION)
+    lines.on_report(REPORT, progress, budget)
+    lines.on_report(REPORT, progress, budget)
+    progress.best_validation, progress.best_loss, progress.best_step = VALIDATION, 96.0, 5
+    progress.stopped = "budget"
+    lines.on_end(progress, budget)  # what the best weights say has been told
+    progress.best_validation = {**VALIDATION, "elbo": -94.0}
+    lines.on_end(progress, budget)
+    said = stream.getvalue().splitlines()
+    held_out = "      held out: bound -95.25  rate 20.50  distortion 74.75  mutual information 6.12  active units 12"
+    assert [line[:15] for line in said[2:3] + said[5:6]] == ["      held out:"] * 2
+    assert said[2] == held_out
+    assert said[5] == held_out.replace("-95.25", "-94.00")
+    assert len(said) == 7
+    assert "step 5  bound -99.00  rate 19.00  distortion 80.00  1,234 examples/s" in said[0]
+
+
+def test_the_live_panel_shows_rate_information_and_units(capsys):
+    live = Live()
+    live.console = Console(file=io.StringIO(), width=120, force_terminal=False)
+    shown = []
+    live.panel.update = shown.append
+    live.report = REPORT
+    live.on_validation(Progress(step=5, stage="aggressive", validation=VALIDATION), Budget(10, None))
+    live.console.print(shown[-1])
+    text = live.console.file.getvalue()
+    for word in ("mutual information", "active units", "6.12", "12", "20.50", "19.00", "1,234", "stage aggressive"):
+        assert word in text
+    live.on_validation(
+        Progress(step=5, validation={k: v for k, v in VALIDATION.items() if k != "mutual_information"}), Budget(10, None)
+    )
+    assert "6.12" not in live.console.file.getvalue()[len(text) :]
+
+
+ASKED = dict.fromkeys(("objective", "beta", "warm_up", "cycles", "free_bits", "free_bits_per", "capacity"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, objectives.ELBO(free_bits=0.2, warm_up=50)),
+        ({"cycles": 3}, objectives.ELBO(free_bits=0.2, warm_up=50, cycles=3)),
+        ({"free_bits": 0.0}, objectives.ELBO(warm_up=50)),
+        ({"beta": 0.0, "free_bits_per": "level"}, objectives.ELBO(0.0, free_bits=0.2, warm_up=50, free_bits_per="level")),
+        ({"capacity": 4.0}, objectives.ELBO(warm_up=50, capacity=4.0)),
+    ],
+)
+def test_what_is_asked_of_the_objective_changes_that_of_the_recipe(asked, expected):
+    """What is not asked for stays as the recipe has it."""
+    recipe = objectives.ELBO(free_bits=0.2, warm_up=50)
+    assert _overridden(recipe, {**ASKED, **asked}).spec() == expected.spec()
+
+
+def test_another_objective_of_a_recipe_takes_no_arguments():
+    assert _overridden(objectives.IWAE(), {**ASKED, "beta": 2.0}) is None
+    assert isinstance(_overridden(objectives.IWAE(), ASKED), objectives.IWAE)
 
 
 SAVED = {"config": {"steps": 3}, "asked": {"settings": {}}, "model": {}, "transform": {}, "objective": {}}

@@ -17,7 +17,7 @@ def inspect(data: str, /, *, reading: Reading = READ_AS_FOUND, screen: Screen = 
     """Show what vaekit sees in DATA, before anything is trained.
 
     Args:
-        data: A folder or zip of images, or a .npy, .npz or .idx(.gz) file.
+        data: A folder or zip of images, a .npy, .npz or .idx(.gz) file, a table, or a file of text.
     """
     from vaekit.data import loading
 

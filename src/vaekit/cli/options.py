@@ -12,6 +12,7 @@ from cyclopts import Group, Parameter, validators
 from vaekit.errors import ConfigError
 
 DATA, TRAIN, USE = (Group(name, sort_key=key) for key, name in enumerate(("Data", "Train", "Use")))
+SPELLING = Group("Of text", sort_key=4)
 READING = Group("Reading the data", sort_key=5)
 OUTPUT = Group("Output", sort_key=6)
 
@@ -27,6 +28,7 @@ Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps, or auto for the 
 Count = Annotated[int, Parameter(validator=at_least_1)]
 Where = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)]
 Draw = Literal["auto", "mean", "sample"]
+Beams = Annotated[int | None, Parameter(validator=at_least_1)]
 
 Size = Annotated[str | None, Parameter(group=READING, help="Bring images to HxW, or to a square of side N.")]
 Fit = Annotated[
@@ -39,6 +41,14 @@ SkipBad = Annotated[
 ]
 Missing = Annotated[Literal["nan"] | None, Parameter(group=READING, help="NaN stands for a missing value.")]
 Delimiter = Annotated[str | None, Parameter(group=READING, help="What stands between the cells of a text table.")]
+Text = Annotated[
+    str | None, Parameter(group=READING, help="The column of a table, or the field of JSON lines, that holds the text.")
+]
+Encoding = Annotated[str | None, Parameter(group=READING, help="Of a file of text or a text table, such as cp1252.")]
+Long = Annotated[
+    Literal["cut", "split"] | None,
+    Parameter(group=READING, help="What becomes of texts of more tokens than fit; split makes each several texts."),
+]
 Sheet = Annotated[str | None, Parameter(group=READING, help="Of an .xlsx file: the sheet's name, or its number from 1.")]
 
 
@@ -63,7 +73,10 @@ class Reading:
     channels: Channels = None
     bits: Annotated[Literal[8, 16] | None, Parameter(group=READING, help="Bits a channel.")] = None
     skip_bad: SkipBad = False
-    kind: Annotated[Literal["images", "vectors"] | None, Parameter(group=READING, help="What an array holds.")] = None
+    kind: Annotated[
+        Literal["images", "vectors", "text", "table"] | None,
+        Parameter(group=READING, help="What an array holds, or whether a file is text or a table."),
+    ] = None
     layout: Annotated[
         Literal["CHW", "HWC", "HW", "flat"] | None, Parameter(group=READING, help="How an example lies in an array.")
     ] = None
@@ -85,6 +98,23 @@ class Reading:
     ] = ()
     delimiter: Delimiter = None
     sheet: Sheet = None
+    text: Text = None
+    tokens: Annotated[
+        Literal["auto", "byte", "character", "word", "bpe"] | None,
+        Parameter(
+            group=READING,
+            help="What a token of text is; bpe are pairs of bytes merged by their frequency. auto takes characters for short "
+            "texts, such as names, and bpe for others.",
+        ),
+    ] = None
+    vocabulary: Annotated[
+        int | None, Parameter(group=READING, validator=at_least_1, help="How many tokens at most, the most frequent ones.")
+    ] = None
+    max_tokens: Annotated[
+        int | None, Parameter(group=READING, validator=at_least_1, help="The most tokens of a text; longer ones: see --long.")
+    ] = None
+    long: Long = None
+    encoding: Encoding = None
 
     def options(self) -> dict[str, Any]:
         """The options that are given."""
@@ -95,6 +125,7 @@ class Reading:
         file = self.type[0] if len(self.type) == 1 and self.type[0].endswith(".json") else None
         named |= {"types": file or list(self.type) or None, "missing_words": list(self.missing_word) or None}
         named |= {"delimiter": self.delimiter, "sheet": _sheet(self.sheet)}
+        named |= {name: getattr(self, name) for name in ("text", "tokens", "vocabulary", "max_tokens", "long", "encoding")}
         return {name: value for name, value in named.items() if value is not None}
 
 
@@ -117,16 +148,44 @@ class Rereading:
     missing: Missing = None
     delimiter: Delimiter = None
     sheet: Sheet = None
+    text: Text = None
+    long: Long = None
+    encoding: Encoding = None
 
     def options(self) -> dict[str, Any]:
         """The options that are given, and the split."""
-        named = {name: getattr(self, name) for name in ("split", "fit", "channels", "missing", "delimiter")}
+        plain = ("split", "fit", "channels", "missing", "delimiter", "text", "long", "encoding")
+        named = {name: getattr(self, name) for name in plain}
         named["sheet"] = _sheet(self.sheet)
         named |= {"size": None if self.size is None else parse_size(self.size), "skip_bad": self.skip_bad or None}
         return {name: value for name, value in named.items() if value is not None}
 
 
-SCREEN, READ_AS_FOUND, READ_AS_MODEL = Screen(), Reading(), Rereading()
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Spelling:
+    """How a text is made of its distribution."""
+
+    token_temperature: Annotated[
+        float | None, Parameter(group=SPELLING, validator=above_0, help="Below 1: likelier text, and less varied.")
+    ] = None
+    top_k: Annotated[
+        int | None, Parameter(group=SPELLING, validator=at_least_1, help="Draw from so many of the likeliest tokens.")
+    ] = None
+    top_p: Annotated[
+        float | None, Parameter(group=SPELLING, help="Draw from the fewest tokens that together have this mass, such as 0.9.")
+    ] = None
+    beams: Annotated[
+        int | None,
+        Parameter(
+            group=SPELLING,
+            validator=at_least_1,
+            help="In place of draws the likeliest text of each latent, by a search that keeps so many beginnings at a time.",
+        ),
+    ] = None
+
+
+SCREEN, READ_AS_FOUND, READ_AS_MODEL, PLAINLY = Screen(), Reading(), Rereading(), Spelling()
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
@@ -157,7 +216,7 @@ def check_where(pairs: Sequence[str]) -> None:
 
 
 def parse_where(pairs: Sequence[str]) -> dict[str, str]:
-    """`COLUMN=VALUE` pairs.
+    """`COLUMN=VALUE` pairs of `--where`.
 
     Raises:
         ConfigError: if one is not a pair, or a column comes twice.
@@ -166,12 +225,21 @@ def parse_where(pairs: Sequence[str]) -> dict[str, str]:
         >>> parse_where(["label=3"])
         {'label': '3'}
     """
-    where: dict[str, str] = {}
+    return parse_pairs("--where", pairs, "label=3")
+
+
+def parse_pairs(flag: str, pairs: Sequence[str], example: str) -> dict[str, str]:
+    """`COLUMN=VALUE` pairs of a flag.
+
+    Raises:
+        ConfigError: if one is not a pair, or a column comes twice.
+    """
+    found: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not (name and equals):
-            raise ConfigError(f"`--where` must be COLUMN=VALUE, got {pair!r}. Write it as label=3.")
-        if name in where:
-            raise ConfigError(f"`--where` must give each column once, got {name!r} twice. Choose one value.")
-        where[name] = value
-    return where
+            raise ConfigError(f"`{flag}` must be COLUMN=VALUE, got {pair!r}. Write it as {example}.")
+        if name in found:
+            raise ConfigError(f"`{flag}` must give each column once, got {name!r} twice. Choose one value.")
+        found[name] = value
+    return found

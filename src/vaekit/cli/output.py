@@ -97,11 +97,13 @@ def write(
     *,
     names: Sequence[str] | None = None,
     columns: int | None = None,
+    beside: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Examples in the form that the ending of OUT says: .png is one grid, and all else is what `write_examples` makes of it.
 
-    The cells of a table are printed as they came.
+    The cells of a table are printed as they came; texts with what stands beside them.
     """
+    from vaekit.data.text.writing import write_texts
     from vaekit.data.writing import write_examples, write_grid
 
     if schema.kind == "table":
@@ -110,7 +112,10 @@ def write(
 
         write_frame(decode(values, schema.table), out, force)
         return
-    if out.suffix.lower() == ".png" and schema.kind == "images":
+    if schema.kind == "text":
+        given = {name: list(part) for name, part in (beside or {}).items()}
+        write_texts(values.tolist(), out, given, force, column=schema.source.column or "text")
+    elif out.suffix.lower() == ".png" and schema.kind == "images":
         write_grid(values, schema, out, columns=columns, force=force)
     else:
         write_examples(values, schema, out, force=force, names=names)

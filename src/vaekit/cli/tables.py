@@ -21,8 +21,9 @@ from vaekit.cli.options import (
     above_0,
 )
 from vaekit.cli.output import Clock, check_ending, progress, remark, report, short
+from vaekit.cli.text import fill_blanks, refuse_of_text
 from vaekit.data.output import EXAMPLE_SUFFIXES, check_output
-from vaekit.errors import MissingExtraError
+from vaekit.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from vaekit.evaluation.tables import TableReport
@@ -44,36 +45,51 @@ def impute(
     draw: Literal["mean", "sample"] = "mean",
     num: Annotated[Count, Parameter(name=["--num", "-n"])] = 1,
     uncertainty: Annotated[Path | None, Parameter(name="--uncertainty")] = None,
+    blank: str | None = None,
+    longest: Count | None = None,
     force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",
     reading: Rereading = READ_AS_MODEL,
     screen: Screen = SCREEN,
 ) -> None:
-    """Fill in the missing cells of a table, and columns that it lacks, given the rest of each row.
+    """Fill in the missing cells of a table, and columns that it lacks, given the rest of each row; or the blanks of texts.
 
     Args:
-        model: A model folder of a table.
-        data: Rows with missing cells.
-        out: A .csv, .tsv, .parquet, .arrow or .xlsx file.
+        model: A model folder of a table, or of text.
+        data: Rows with missing cells, or texts with blanks, written as ___.
+        out: A .csv, .tsv, .parquet, .arrow or .xlsx file; of texts .txt, .jsonl, .csv, .tsv or .parquet.
         draw: The best guess (the expectation of numbers, the likeliest category), or draws, whose spread is that of the data.
-        num: With `--draw sample`: so many imputations, one after another, numbered in the column `imputation`.
+        num: With `--draw sample`: so many imputations, one after another, numbered in the column `imputation`. Of texts, the
+            likeliest so many without it.
         uncertainty: Also write to this table, for each imputed cell, the standard deviation of a number, or the probability
             that a category is another one.
+        blank: Of texts: what stands for a blank, in place of ___.
+        longest: Of texts: the most tokens of a blank.
     """
     import numpy as np
 
-    from vaekit.data.tables import decode, write
-
     endings = EXAMPLE_SUFFIXES["table"]
-    for path in (out, *([] if uncertainty is None else [uncertainty])):
-        check_ending(path, endings)
-        check_output(path, force)
-    import polars as pl
-
+    check_ending(out, (*endings, *EXAMPLE_SUFFIXES["text"]))
+    check_output(out, force)
+    if uncertainty is not None:
+        check_ending(uncertainty, endings)
+        check_output(uncertainty, force)
     from vaekit.model import load
 
     clock, loaded = Clock(), load(model, device)
+    if loaded.schema.kind == "text":
+        refuse_of_text(uncertainty=uncertainty)
+        how = {"draw": draw, "num": num, "blank": blank, "longest": longest, "seed": seed, "force": force}
+        fill_blanks(loaded, data, out, **how, reading=reading, screen=screen)
+        return
+    check_ending(out, endings)
+    if blank is not None or longest is not None:
+        raise ConfigError("`--blank` and `--longest` must come with a model of text. Leave them out.")
+    import polars as pl
+
+    from vaekit.data.tables import decode, write
+
     dataset = loaded.read(data, "all", absent="unknown", **_options(reading))
     for note in dataset.notes:
         remark(screen, note)

@@ -54,7 +54,7 @@ def train(
     /,
     *,
     out: Out,
-    recipe: Literal["auto", "mlp", "conv", "conv-large", "ladder"] = "auto",
+    recipe: Literal["auto", "mlp", "conv", "conv-large", "ladder", "table", "lstm", "transformer"] = "auto",
     latent: Count | None = None,
     likelihood: Likelihoods | None = None,
     condition: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)] = (),
@@ -67,8 +67,12 @@ def train(
     learning_rate: Annotated[float | None, Parameter(validator=above_0)] = None,
     beta: Annotated[float | None, Parameter(validator=at_least_0)] = None,
     free_bits: Annotated[float | None, Parameter(validator=at_least_0)] = None,
+    free_bits_per: Literal["unit", "channel", "level"] | None = None,
     warm_up: Annotated[int | None, Parameter(validator=at_least_0)] = None,
+    cycles: Count | None = None,
     capacity: Annotated[float | None, Parameter(validator=at_least_0)] = None,
+    pretrain: Annotated[int | None, Parameter(validator=at_least_0)] = None,
+    aggressive: Annotated[int | None, Parameter(validator=at_least_0)] = None,
     num_samples: Count | None = None,
     patience: Annotated[int | None, Parameter(validator=at_least_0)] = None,
     ema: Annotated[float | None, Parameter(validator=validators.Number(gte=0, lt=1))] = None,
@@ -88,7 +92,8 @@ def train(
     """Train a model on DATA. Ctrl-C stops early and keeps the model; `--resume` goes on.
 
     Args:
-        data: A folder or zip of images, or a .npy, .npz or .idx(.gz) file. Of data that come split, `train` is read.
+        data: A folder or zip of images, a .npy, .npz or .idx(.gz) file, a table, or a file of text. Of data that come split,
+            `train` is read.
         out: The folder of the model.
         recipe: The kind of network; auto lets the data choose, ladder is a hierarchy of latents.
         latent: How many latent units; of a ladder, channels of each level.
@@ -103,8 +108,12 @@ def train(
         learning_rate: Its peak.
         beta: Weight of the rate; 1 if left out, or 6 for total-correlation.
         free_bits: Nats a unit that are not charged; 0 if left out.
+        free_bits_per: What the free nats are of in place of a unit: level for the whole latent.
         warm_up: Steps over which beta rises from 0; 0 if left out.
+        cycles: How often beta rises from 0 with --warm-up; 1 if left out.
         capacity: Nats that the rate is drawn to.
+        pretrain: Steps at the start that train an autoencoder, after which the decoder begins anew.
+        aggressive: Steps of the encoder alone before each step of all else, for as long as that helps.
         num_samples: Samples of the latent an example.
         patience: Stop after so many validations without a better bound; 0 for never.
         ema: Decay of the average of the weights that is kept; 0 for none.
@@ -135,8 +144,12 @@ def train(
         objective=objective,
         beta=beta,
         free_bits=free_bits,
+        free_bits_per=free_bits_per,
         warm_up=warm_up,
+        cycles=cycles,
         capacity=capacity,
+        pretrain=pretrain,
+        aggressive=aggressive,
         epochs=epochs,
         steps=steps,
         minutes=minutes,

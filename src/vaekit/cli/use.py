@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from vaekit.cli.options import (
+    PLAINLY,
     READ_AS_MODEL,
     SCREEN,
     USE,
+    Beams,
     Count,
     Device,
     Draw,
@@ -20,6 +22,7 @@ from vaekit.cli.options import (
     Rereading,
     Screen,
     Seed,
+    Spelling,
     Where,
     above_0,
     at_least_0,
@@ -30,6 +33,7 @@ from vaekit.cli.options import (
 )
 from vaekit.cli.output import Clock, check_ending, check_form, class_folders, progress, remark, report, short, write
 from vaekit.cli.tables import row_figures, rows_report
+from vaekit.cli.text import originals, text_figures, texts_report
 from vaekit.data.output import TABLE_SUFFIXES
 from vaekit.errors import ConfigError
 
@@ -90,10 +94,10 @@ def evaluate(
         samples: K, samples of the latent an example. More is tighter and slower.
         limit: Only so many examples, evenly spaced over the data.
         ais: Check the bound by annealed importance sampling with so many steps, on at most 100 examples. Slow; 1000 is good.
-        training: Of a table: the rows that the model was trained on. DATA are then the held-out rows beside which generated
-            ones are judged.
+        training: Of a table or text: what the model was trained on. DATA are then what was held out, beside which what is
+            generated is judged.
         target: Of a table: a column that classifiers learn to predict from generated and from real rows.
-        rows: Of a table: compare generated rows with real ones.
+        rows: Of a table or text: compare generated rows or texts with real ones.
         out: Also write the figures to this .json file.
     """
     import json
@@ -103,25 +107,32 @@ def evaluate(
     if out is not None:
         _check(out, force, (".json",))
     clock, loaded = Clock(), _load(model, device)
-    if (training is not None or target is not None) and not (loaded.schema.kind == "table" and rows):
+    kind = loaded.schema.kind if rows else ""
+    if (training is not None and kind not in ("table", "text")) or (target is not None and kind != "table"):
         raise ConfigError(
-            "`--training` and `--target` must come with a model of a table, and without `--no-rows`. Leave them out."
+            "`--training` and `--target` must come with a model of a table (`--training` also of text), and without "
+            "`--no-rows`. Leave them out."
         )
     dataset = _read(loaded, data, reading, screen, default="held_out")
     with progress(screen, "Evaluating") as bar:
         how = {"num_samples": samples, "limit": limit, "annealing_steps": ais or 0}
         found = loaded.evaluate(dataset, **how, seed=seed, split="all", progress=bar)
-    compared = None
-    if loaded.schema.kind == "table" and rows:
-        compared = rows_report(loaded, data, training, target, seed, reading, screen)
-    record = {**found.to_json(), **({} if compared is None else {"rows": compared.to_dict()}), "seconds": clock.seconds}
+    beside: dict[str, Any] = {}
+    lines: list[tuple[str, str]] = []
+    if kind == "table" and (compared := rows_report(loaded, data, training, target, seed, reading, screen)) is not None:
+        beside, lines = {"rows": compared.to_dict()}, row_figures(compared)
+    elif kind == "text":
+        judged = texts_report(loaded, data, training, seed, reading, screen)
+        beside, lines = {"texts": judged.to_json()}, text_figures(judged)
+        for note in judged.notes:
+            remark(screen, note)
+    record = {**found.to_json(), **beside, "seconds": clock.seconds}
     if out is not None:
         with atomic_file(out, force=force) as path:
             path.write_text(json.dumps(as_json(record), indent=2) + "\n", encoding="utf-8")
     if found.warning is not None:
         remark(screen, found.warning)
-    figures = _figures({name: value for name, value in record.items() if name != "rows"})
-    report(screen, record, figures + ([] if compared is None else row_figures(compared)))
+    report(screen, record, _figures(_named({name: value for name, value in record.items() if name not in beside})) + lines)
 
 
 def generate(
@@ -136,6 +147,7 @@ def generate(
     force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",
+    spelling: Spelling = PLAINLY,
     screen: Screen = SCREEN,
 ) -> None:
     """Generate new examples.
@@ -155,10 +167,11 @@ def generate(
     check_form(out, loaded.schema)
     asked = list(where) if loaded.schema.kind == "table" else parse_where(where)
     with progress(screen, "Generating") as bar:
-        made = loaded.generate_labelled(num, where=asked, temperature=temperature, draw=draw, seed=seed, progress=bar)
+        how = {"where": asked, "temperature": temperature, "draw": draw, "spelling": _spelling(spelling)}
+        made = loaded.generate_labelled(num, **how, seed=seed, progress=bar)
     for note in made.notes:
         remark(screen, note)
-    write(made.x, loaded.schema, out, force, names=class_folders(made.columns))
+    write(made.x, loaded.schema, out, force, names=class_folders(made.columns), beside=made.columns)
     columns = {name: list(values) for name, values in made.columns.items()}
     record = {"out": str(out), "num_examples": len(made.x), "columns": columns, "seconds": clock.seconds}
     report(screen, record, f"{len(made.x)} examples are in {out} ({clock.seconds:.1f} s).")
@@ -171,6 +184,7 @@ def reconstruct(
     *,
     out: Out,
     draw: Literal["mean", "sample"] = "mean",
+    beams: Beams = None,
     force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -187,7 +201,10 @@ def reconstruct(
         data: Data of the kind that the model was trained on.
         out: A folder, a .png grid, or an array file: the ending chooses.
         draw: The mean of the data given the latent, or a sample of it.
+        beams: Of text: seek the likeliest, keeping so many beginnings at a time.
     """
+    from vaekit.jobs.blocks import Spelling as Way
+    from vaekit.jobs.conditions import printed
     from vaekit.jobs.reconstruct import reconstruct as reconstruct_job
 
     _check(out, force)
@@ -195,8 +212,9 @@ def reconstruct(
     check_form(out, loaded.schema)
     dataset = _read(loaded, data, reading, screen, default="held_out")
     with progress(screen, "Reconstructing") as bar:
-        x = reconstruct_job(loaded.bundle, dataset, draw=draw, seed=seed, progress=bar)
-    write(x, loaded.schema, out, force, names=dataset.names)
+        x = reconstruct_job(loaded.bundle, dataset, draw=draw, seed=seed, progress=bar, spelling=Way(beams=beams))
+    beside = {**printed(dataset.schema, dataset.columns), **originals(dataset)}
+    write(x, loaded.schema, out, force, names=dataset.names, beside=beside)
     record = {"out": str(out), "num_examples": len(x), "seconds": clock.seconds}
     report(screen, record, f"{len(x)} reconstructions are in {out} ({clock.seconds:.1f} s).")
 
@@ -242,6 +260,7 @@ def decode(
     force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",
+    spelling: Spelling = PLAINLY,
     screen: Screen = SCREEN,
 ) -> None:
     """Make examples from latents.
@@ -262,7 +281,8 @@ def decode(
     check_form(out, loaded.schema)
     with progress(screen, "Decoding") as bar:
         z, columns = read_latents(loaded.bundle, latents)
-        x = decode_job(loaded.bundle, z, draw=draw, where=asked, columns=columns, seed=seed, progress=bar)
+        how = {"draw": draw, "where": asked, "columns": columns, "spelling": _spelling(spelling)}
+        x = decode_job(loaded.bundle, z, **how, seed=seed, progress=bar)
     write(x, loaded.schema, out, force)
     record = {"out": str(out), "num_examples": len(x), "seconds": clock.seconds}
     report(screen, record, f"{len(x)} examples are in {out} ({clock.seconds:.1f} s).")
@@ -278,6 +298,7 @@ def interpolate(
     end: Annotated[int, Parameter(name="--to", validator=at_least_0)],
     steps: Steps = 9,
     path: Literal["linear", "spherical"] = "linear",
+    beams: Beams = None,
     force: Force = False,
     device: Device = "auto",
     reading: Rereading = READ_AS_MODEL,
@@ -295,12 +316,15 @@ def interpolate(
         end: The last example, counted from 0.
         steps: How many examples, both ends included.
         path: A straight line, or a great circle.
+        beams: Of text: seek the likeliest, keeping so many beginnings at a time.
     """
+    import numpy as np
+
     _check(out, force)
     loaded = _load(model, device)
     check_form(out, loaded.schema)
     dataset = _read(loaded, data, reading, screen)
-    x = loaded.interpolate(dataset, start, end, num_steps=steps, path=path, split="all")
+    x = np.asarray(loaded.interpolate(dataset, start, end, num_steps=steps, path=path, beams=beams, split="all"))
     write(x, loaded.schema, out, force, columns=steps)
     report(screen, {"out": str(out), "num_examples": len(x)}, f"{len(x)} steps from {start} to {end} are in {out}.")
 
@@ -408,6 +432,21 @@ def _check(out: Path, force: bool, endings: tuple[str, ...] = ()) -> None:
     if endings:
         check_ending(out, endings)
     check_output(out, force)
+
+
+def _spelling(chosen: Spelling) -> Any:
+    from dataclasses import asdict
+
+    from vaekit.jobs.blocks import Spelling as Way
+
+    return Way.of(**asdict(chosen))
+
+
+def _named(record: dict[str, Any]) -> dict[str, Any]:
+    """The figures of text by the names of its units."""
+    if record.get("text") is None:
+        return record
+    return {{"bits_per_dim": "bits_per_token", "num_dimensions": "max_tokens"}.get(name, name): v for name, v in record.items()}
 
 
 def _figures(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

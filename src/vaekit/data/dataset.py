@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vaekit.data.schema import Schema
+from vaekit.data.text.packing import encode_texts
+from vaekit.data.text.tokens import tokenizer_of
 from vaekit.data.values import FLOAT_MAX, Values, check_array, chunks, codes_of, from_levels, store
 from vaekit.errors import DataError
 
@@ -31,7 +33,8 @@ class Dataset:
 
     Attributes:
         schema: what the data are.
-        x: (M, *S) level codes (uint8, uint16), float32, or the float64 cells of a table; may be mapped from disk.
+        x: (M, *S) level codes (uint8, uint16), float32, the float64 cells of a table, or the codes of text (uint16, int32); may
+            be mapped from disk.
         columns: name -> (N,) int64 codes, -1 where unknown.
         mask: (M, *S) bool, True where observed; None where everything is, and for tables, whose cells are NaN where they
             are missing.
@@ -154,7 +157,8 @@ def fingerprint(dataset: Dataset) -> str:
     The same examples give the same fingerprint as a file, as an array or as a selection of other data.
     """
     rows = spaced(len(dataset), _FINGERPRINT_ROWS)
-    digest = hashlib.sha256(dataset.schema.model_dump_json(exclude={"source"}).encode())
+    unsaid = {"source"} if dataset.schema.text is not None else {"source", "text"}
+    digest = hashlib.sha256(dataset.schema.model_dump_json(exclude=unsaid).encode())
     digest.update(np.ascontiguousarray(dataset.stored(rows)).tobytes())
     mask = dataset.observed(rows)
     if mask is not None:
@@ -174,12 +178,14 @@ def to_source(values: np.ndarray | Tensor, schema: Schema) -> np.ndarray:
         schema: of the source.
 
     Returns:
-        An array (B, ...) in the source's layout.
+        An array (B, ...) in the source's layout; of text, (B,) objects that are strings.
 
     Raises:
         DataError: if the examples do not have the schema's shape.
     """
     array = as_numpy(values)
+    if schema.text is not None:
+        return _texts_of(array, schema)
     if array.shape[1:] != schema.shape:
         raise DataError(
             f"Each example must have the shape {schema.shape}, found {array.shape[1:]}. Give values as the model makes them."
@@ -201,7 +207,7 @@ def from_source(array: np.ndarray, schema: Schema, *, missing: bool | None = Non
     """Values in the source's layout and scale as the schema stores them: the inverse of `to_source`.
 
     Args:
-        array: (N, ...) in the source's layout, or in the stored one.
+        array: (N, ...) in the source's layout, or in the stored one; of text, (N,) strings.
         schema: that the array must fit.
         missing: whether NaN stands for a missing element; as the schema has it if None.
 
@@ -211,6 +217,8 @@ def from_source(array: np.ndarray, schema: Schema, *, missing: bool | None = Non
     Raises:
         DataError: if the shape differs, a value is not on the grid, or on NaN and infinities.
     """
+    if schema.text is not None:
+        return _codes_of(array, schema), None
     check_array(array)
     array = _to_stored(array, schema)
     missing = schema.missing if missing is None else missing
@@ -221,10 +229,29 @@ def from_source(array: np.ndarray, schema: Schema, *, missing: bool | None = Non
     return store([array], values), mask
 
 
+def _texts_of(codes: np.ndarray, schema: Schema) -> np.ndarray:
+    """Codes (N, T) as an array (N,) of texts; floats are rounded and clipped."""
+    assert schema.text is not None
+    if codes.ndim != 2:
+        raise DataError(f"Texts must be codes of the shape (N, T), found {codes.shape}. Give codes as the model makes them.")
+    codes = codes if codes.dtype.kind in "iu" else np.rint(codes).clip(0, schema.text.num_tokens - 1).astype(np.int64)
+    texts = np.empty(len(codes), dtype=object)
+    texts[:] = tokenizer_of(schema.text).decode(codes)
+    return texts
+
+
+def _codes_of(texts: np.ndarray, schema: Schema) -> np.ndarray:
+    """Texts (N,) as codes (N, T), each cut to what fits; codes (N, T) as they are."""
+    assert schema.text is not None
+    if texts.ndim == 2 and texts.dtype.kind in "iu" and texts.shape[1:] == schema.shape:
+        return texts.astype(schema.dtype)
+    return encode_texts(texts.tolist(), tokenizer_of(schema.text), schema.shape[0], schema.dtype)
+
+
 def values_of(schema: Schema, missing: bool = False) -> Values:
     """The grid of a schema; a table has none."""
-    assert schema.values != "cells"
-    assert schema.dtype != "float64"
+    assert schema.values not in ("cells", "tokens")
+    assert schema.dtype not in ("int32", "float64")
     return Values(schema.values, schema.levels, schema.offset, schema.step, schema.low, schema.high, schema.dtype, missing)
 
 

@@ -11,7 +11,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,23 @@ from vaekit.data.dataset import Dataset
 from vaekit.data.images import conform_images, open_images
 from vaekit.data.schema import UNKNOWN, Schema
 from vaekit.data.tables.columns import describe_columns
+from vaekit.data.text.describing import describe_text
+from vaekit.data.text.jsonlines import SUFFIXES as _JSON_SUFFIXES
+from vaekit.data.text.opening import conform_text, open_text
+from vaekit.data.text.reading import Texts, as_texts
 from vaekit.errors import ConfigError, DataError, require
 
 _OTHERS = {b"%PDF": "a PDF document", b"SQLite f": "a database"}
 _TABLES = (b"PAR1", b"ARROW1")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".csv.gz", ".tsv.gz", ".parquet", ".arrow", ".feather", ".ipc", ".xlsx")
+_TABLE_READING = ("encoding", "delimiter", "header", "sheet")
+_TEXT_OPTIONS = ("text", "tokens", "vocabulary", "max_tokens", "long")
+_TEXT_SUFFIXES = (".txt", ".text", *_JSON_SUFFIXES, ".txt.gz", ".text.gz")
 _FRAMES = ("polars", "pandas", "pyarrow")
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"GIF8")
 _READS = (
-    "vaekit reads folders and zips of images, tables (.csv, .tsv, .parquet, .arrow, .xlsx, frames), .npy, .npz and .idx files, "
-    "and arrays"
+    "vaekit reads folders and zips of images, tables (.csv, .tsv, .parquet, .arrow, .xlsx, frames), text (.txt, .jsonl, "
+    "lists), .npy, .npz and .idx files, and arrays"
 )
 
 
@@ -40,11 +47,13 @@ def open(source: Any, **options: Any) -> Dataset:
     """The data of a path or an array, with a schema that is found by looking at them.
 
     Args:
-        source: a path to a folder or zip of images, an image, a .npy, .npz or .idx(.gz) file, or a table (.csv, .tsv,
-            .parquet, .arrow, .xlsx); or an array, a tensor, nested lists, a dict of arrays with the keys of an .npz file, or
-            a Polars, pandas or Arrow frame.
-        **options: for images see `open_images`, for arrays `open_arrays`, for tables `tables.opening.open_table`; `y=`
-            gives the labels of an array.
+        source: a path to a folder or zip of images, an image, a .npy, .npz or .idx(.gz) file, a table (.csv, .tsv,
+            .parquet, .arrow, .xlsx), or text (lines, or JSON lines in .jsonl); or an array, a tensor, nested lists, a dict of
+            arrays with the keys of an .npz file, a list of strings, or a Polars, pandas or Arrow frame. A table of one column
+            of text, and else only columns of few values, is text with labels.
+        **options: for images see `open_images`, for arrays `open_arrays`, for tables `tables.opening.open_table`, for text
+            `text.opening.open_text`; `y=` gives the labels of an array or a list. `kind` says what a source is to be taken as:
+            `images` or `vectors` for arrays, `text` or `table`.
             None stands for an option that is not given.
 
     Raises:
@@ -60,12 +69,35 @@ def open(source: Any, **options: Any) -> Dataset:
         return source
     found = _find(source, options)
     if isinstance(found, Arrays):
-        return open_arrays(found, **_check_options(open_arrays, options, "arrays", open_images, _table_function("open_table")))
+        others = (open_images, open_text, _table_function("open_table"))
+        return open_arrays(found, **_check_options(open_arrays, options, "arrays", *others))
     if isinstance(found, Path):
-        others = (open_arrays, _table_function("open_table"))
+        others = (open_arrays, open_text, _table_function("open_table"))
         return open_images(found, **_check_options(open_images, options, "images", *others))
+    if isinstance(found, _Text):
+        others = (open_images, open_arrays, _table_function("open_table"))
+        return open_text(found.source, **_check_options(open_text, options, "text", *others))
+    return _open_table(found, options)
+
+
+def _open_table(found: _Table, options: dict[str, Any]) -> Dataset:
+    """A table; or its texts, if it is nothing but texts with labels."""
     read = _table_function("open_table", required=True)
-    return read(found.source, **_check_options(read, options, "a table", open_images, open_arrays))
+    column, alone = None, False
+    if not found.said and not any(options.get(name) for name in ("types", "missing_words")):
+        how = {name: options[name] for name in _TABLE_READING if options.get(name) is not None}
+        column, alone = importlib.import_module("vaekit.data.text.tables").texts_of(found.source, **how)
+    if column is not None and alone:
+        others = (open_images, open_arrays, read)
+        dataset = open_text(found.source, **{**_check_options(open_text, options, "text", *others), "text": column})
+        beside = ", ".join(f"`{column.name}`" for column in dataset.schema.columns)
+        note = f"`{column}` is taken as text{f', with {beside} beside it' if beside else ''}: "
+        return replace(dataset, notes=(f"{note}`kind='table'` (`--kind table`) takes the rows as a table.", *dataset.notes))
+    dataset = read(found.source, **_check_options(read, options, "a table", open_images, open_arrays, open_text))
+    if column is None:
+        return dataset
+    note = f"`{column}` looks like text: `text={column!r}` (`--text {column}`) takes it alone, with the columns of few values."
+    return replace(dataset, notes=(*dataset.notes, note))
 
 
 def conform(source: Any, schema: Schema, **options: Any) -> Dataset:
@@ -74,7 +106,7 @@ def conform(source: Any, schema: Schema, **options: Any) -> Dataset:
     Args:
         source: as in `open`; an array may also lie as the schema stores it, and a data set is taken too.
         schema: that the data must fit.
-        **options: `skip_bad`, `workers`, `cache`, ... for images; `missing` for arrays.
+        **options: `skip_bad`, `workers`, `cache`, ... for images; `missing` for arrays; `text`, `encoding`, ... for text.
 
     Raises:
         DataError: with what differs from the schema.
@@ -87,7 +119,13 @@ def conform(source: Any, schema: Schema, **options: Any) -> Dataset:
     """
     if isinstance(source, Dataset):
         return _conform_dataset(source, schema, options)
-    found = _find(source, options)
+    found = _find(source, options, text=schema.kind == "text")
+    if isinstance(found, _Text) or (isinstance(found, _Table) and schema.kind == "text"):
+        others = (conform_images, conform_arrays, _table_function("conform_table"))
+        return conform_text(found.source, schema, **_check_options(conform_text, options, "text", *others))
+    if schema.kind == "text":
+        what = "images" if isinstance(found, Path) else "arrays"
+        raise DataError(f"The data must be text, as those that the model was trained on, found {what}. Give texts.")
     if isinstance(found, _Table):
         read = _table_function("conform_table", required=True)
         return read(found.source, schema, **_check_options(read, options, "a table", conform_images, conform_arrays))
@@ -101,6 +139,14 @@ def conform(source: Any, schema: Schema, **options: Any) -> Dataset:
 
 @dataclass(frozen=True)
 class _Table:
+    """A table; `said` if a person calls it one."""
+
+    source: Any
+    said: bool = False
+
+
+@dataclass(frozen=True)
+class _Text:
     source: Any
 
 
@@ -161,10 +207,9 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
     shape = ""
     if schema.kind == "table":
         lines = [("kind", f"table ({schema.source.form})"), ("shape", f"{len(dataset)} rows of {len(schema.table)} columns")]
-        lines += describe_columns(schema.table)
-        where = "mapped from disk" if isinstance(dataset.x, np.memmap) else "in memory"
-        lines.append(("size", f"{len(dataset) * dataset.x[:1].nbytes / 2**20:.1f} MiB as {schema.dtype}, {where}"))
-        return lines + [("note", note) for note in dataset.notes]
+        return lines + describe_columns(schema.table) + _describe_storage(dataset)
+    if schema.kind == "text":
+        return describe_text(dataset) + _describe_columns(dataset) + _describe_storage(dataset)
     if schema.kind == "images":
         shape = f"{schema.shape[1]} x {schema.shape[2]}, {schema.shape[0]} channel{'s' if schema.shape[0] > 1 else ''}"
     lines = [
@@ -178,12 +223,22 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
         lines.append(("missing", f"{1 - observed.mean():.1%} of the values"))
     if dataset.splits:
         lines.append(("splits", ", ".join(f"{name} {len(rows)}" for name, rows in dataset.splits.items())))
-    for column in schema.columns:
+    return lines + _describe_columns(dataset) + _describe_storage(dataset)
+
+
+def _describe_columns(dataset: Dataset) -> list[tuple[str, str]]:
+    lines = []
+    for column in dataset.schema.columns:
         codes = dataset.columns.get(column.name, np.full(1, UNKNOWN))
         lines.append((f"column {column.name}", _counts(column.categories, codes)))
+    return lines
+
+
+def _describe_storage(dataset: Dataset) -> list[tuple[str, str]]:
+    """The size, and the notes."""
     where = "mapped from disk" if isinstance(dataset.x, np.memmap) else "in memory"
-    lines.append(("size", f"{len(dataset) * dataset.x[:1].nbytes / 2**20:.1f} MiB as {schema.dtype}, {where}"))
-    return lines + [("note", note) for note in dataset.notes]
+    size = f"{len(dataset) * dataset.x[:1].nbytes / 2**20:.1f} MiB as {dataset.schema.dtype}, {where}"
+    return [("size", size)] + [("note", note) for note in dataset.notes]
 
 
 def _counts(categories: tuple[str, ...], codes: np.ndarray) -> str:
@@ -196,7 +251,7 @@ def _counts(categories: tuple[str, ...], codes: np.ndarray) -> str:
 
 def _conform_dataset(dataset: Dataset, schema: Schema, options: dict[str, Any]) -> Dataset:
     _check_options({}, options, "data that are open already")
-    same = ("kind", "shape", "values", "levels", "offset", "step", "dtype", "table")
+    same = ("kind", "shape", "values", "levels", "offset", "step", "dtype", "table", "text")
     labels = {column.name: column.categories for column in schema.columns}
     theirs = {column.name: column.categories for column in dataset.schema.columns}
     if all(getattr(dataset.schema, name) == getattr(schema, name) for name in same) and labels == theirs:
@@ -204,6 +259,8 @@ def _conform_dataset(dataset: Dataset, schema: Schema, options: dict[str, Any]) 
     if dataset.schema.kind == "table":
         frame = importlib.import_module("vaekit.data.tables.coding").decode(dataset.raw(), dataset.schema.table)
         return _table_function("conform_table", required=True)(frame, schema)
+    if dataset.schema.text is not None:
+        return _conform_texts(dataset, schema)
     y = None
     if "label" in dataset.columns:
         names = np.array([*dataset.schema.column("label").categories, ""], dtype=str)
@@ -216,13 +273,45 @@ def _conform_dataset(dataset: Dataset, schema: Schema, options: dict[str, Any]) 
     )
 
 
-def _find(source: Any, options: dict[str, Any]) -> Arrays | Path | _Table:
-    """The arrays of a source, the path to its images, or a table."""
+def _conform_texts(dataset: Dataset, schema: Schema) -> Dataset:
+    """The texts of a data set that has other tokens, with its columns by their categories."""
+    columns = {}
+    for column in dataset.schema.columns:
+        names = np.array([*column.categories, None], dtype=object)
+        columns[column.name] = names[dataset.columns[column.name]].tolist()
+    found = conform_text(Texts(dataset.raw().tolist(), columns), schema)
+    splits = dataset.splits if len(found) == len(dataset) else {}
+    return replace(found, splits=splits, notes=(*dataset.notes, *found.notes))
+
+
+def _find(source: Any, options: dict[str, Any], text: bool = False) -> Arrays | Path | _Table | _Text:
+    """The arrays of a source, the path to its images, a table, or text.
+
+    Args:
+        source: to look at.
+        options: of which `y`, and a `kind` that is text or table, are taken out.
+        text: whether text is looked for.
+    """
     y = options.pop("y", None)
+    kind = options.pop("kind") if options.get("kind") in ("text", "table") else None
+    text |= kind == "text" or any(options.get(name) is not None for name in _TEXT_OPTIONS)
+    texts = as_texts(source, y) if kind is None or kind == "text" else None
+    if texts is not None and options.get("kind") is None:
+        return _Text(texts)
+    found = _found(source, y, text)
+    if kind is None or isinstance(found, _Text if kind == "text" else _Table):
+        return replace(found, said=True) if isinstance(found, _Table) and kind == "table" else found
+    if isinstance(found, _Text) and kind == "table" and not isinstance(found.source, Texts):
+        return _Table(found.source, said=True)
+    what = "images" if isinstance(found, Path) else "arrays" if isinstance(found, Arrays) else "a table"
+    raise ConfigError(f"`kind` must fit the data, got {kind!r} for {what}. Leave it out to go by the data.")
+
+
+def _found(source: Any, y: Any, text: bool) -> Arrays | Path | _Table | _Text:
     if type(source).__module__.partition(".")[0] in _FRAMES and hasattr(source, "columns"):
         if y is not None:
             raise ConfigError("`y` must be given with an array, got a frame. Make the labels a column of it.")
-        return _Table(source)
+        return _Text(source) if text else _Table(source)
     if not isinstance(source, str | os.PathLike):
         return as_arrays(source, y)
     if y is not None:
@@ -243,34 +332,40 @@ def _find(source: Any, options: dict[str, Any]) -> Arrays | Path | _Table:
         raise DataError(f"`{path}` must be readable, but: {reason}. Check the path and its permissions.") from error
     except RuntimeError as error:  # `~name` of nobody
         raise DataError(f"`{path}` must lie in a home that is there, but: {error} Check the path.") from error
-    return _by_content(path, head)
+    found = _by_content(path, head)
+    return _Text(found.source) if text and isinstance(found, _Table) else found
 
 
-def _by_content(path: Path, head: bytes) -> Arrays | Path | _Table:
+def _by_content(path: Path, head: bytes) -> Arrays | Path | _Table | _Text:
     if not head:
         raise DataError(f"`{path}` must hold data, found an empty file. Check how it was written.")
     if head.startswith(b"\x93NUMPY"):
         return read_npy(path)
-    if head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+    if (head.startswith(_IMAGES) and not _is_text(head)) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return path
     if _is_idx(head) or (head.startswith(b"\x1f\x8b") and _is_idx(_unzipped(path))):
         return read_idx(path)
     if head.startswith(_TABLES) or path.name.lower().endswith(_TABLE_SUFFIXES):
         return _Table(path)
-    if head.startswith(b"PK"):
+    if head.startswith((b"PK\3\4", b"PK\5\6")):
         return _by_members(path)
+    return _of_text(path, head)
+
+
+def _of_text(path: Path, head: bytes) -> _Text:
     for magic, name in _OTHERS.items():
         if head.startswith(magic):
-            raise DataError(f"`{path}` must be images, a table or arrays, found {name}, which is not read. {_READS}.")
-    if _is_text(head):
-        raise DataError(
-            f"`{path}` must be images, a table or arrays, found text, which is not read by this version; a table's name ends "
-            f"in {', '.join(_TABLE_SUFFIXES[:2])}. {_READS}."
-        )
-    raise DataError(f"`{path}` must be images, a table or arrays, found unknown content ({head[:4].hex(' ')} ...). {_READS}.")
+            raise DataError(f"`{path}` must be images, text, a table or arrays, found {name}, which is not read. {_READS}.")
+    if path.suffix.lower() == ".json":
+        raise DataError(f"`{path}` must be JSON lines to be text, named .jsonl, found .json. Write an object a line.")
+    if path.name.lower().endswith(_TEXT_SUFFIXES) or _is_text(head) or head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return _Text(path)
+    raise DataError(
+        f"`{path}` must be images, text, a table or arrays, found unknown content ({head[:4].hex(' ')} ...). {_READS}."
+    )
 
 
-def _by_members(path: Path) -> Arrays | Path | _Table:
+def _by_members(path: Path) -> Arrays | Path | _Table | _Text:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -281,7 +376,7 @@ def _by_members(path: Path) -> Arrays | Path | _Table:
     if "[Content_Types].xml" in names:
         if any(name.startswith("xl/") for name in names):
             return _Table(path)
-        raise DataError(f"`{path}` must be images, a table or arrays, found an office document. {_READS}.")
+        raise DataError(f"`{path}` must be images, text, a table or arrays, found an office document. {_READS}.")
     return path
 
 

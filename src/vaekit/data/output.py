@@ -20,6 +20,7 @@ EXAMPLE_SUFFIXES = {
     "images": ("", ".png", ".npy", ".npz"),
     "vectors": (".npy", *TABLE_SUFFIXES),
     "table": (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".xlsx"),
+    "text": (".txt", ".jsonl", ".csv", ".tsv", ".parquet"),
 }
 """The endings of examples by their kind; none is a folder."""
 

@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vaekit.data.tables.columns import TableColumn, num_channels
+from vaekit.data.text.format import TextFormat
 from vaekit.errors import DataError
 
 UNKNOWN = -1
@@ -50,55 +51,63 @@ class Source(_Record):
     """The form in which the data came, and in which outputs are given back.
 
     Attributes:
-        form: where it came from: files of images or arrays, `array` for arrays in memory, or the forms of tables.
+        form: where it came from: files of images or arrays, `array` for arrays in memory, the forms of tables, files of text,
+            or `list` for texts in memory.
         layout: how an example lies in the source: `CHW`, `HWC`, `HW` (images), `flat` (vectors).
         dtype: NumPy name of the source's values.
         size: (H, W) that differing images were brought to; None where every file was used as it is.
         fit: how: `crop` (cover, then cut the centre), `resize` (stretch), `pad` (fit inside, black border).
         channels: that differing images were brought to; None where every file was used as it is.
+        column: in which the texts lay; None where they had no name.
     """
 
     form: Literal[
         "folder", "zip", "npy", "npz", "idx", "array",
         "csv", "tsv", "parquet", "arrow", "xlsx", "pandas", "polars", "pyarrow", "dict",
+        "txt", "jsonl", "list",
     ]  # fmt: skip
     layout: Literal["CHW", "HWC", "HW", "flat"]
     dtype: str
     size: tuple[int, int] | None = None
     fit: Literal["crop", "resize", "pad"] | None = None
     channels: Literal[1, 3, 4] | None = None
+    column: str | None = None
 
 
 class Schema(_Record):
     """A data set in one record.
 
     Attributes:
-        kind: `images` with shape (C, H, W), `vectors` with shape (D,), or `table` with a channel for each column's value and
-            for each state that is not a plain value (see `data.tables.columns`).
+        kind: `images` with shape (C, H, W), `vectors` with shape (D,), `table` with a channel for each column's value and
+            for each state that is not a plain value (see `data.tables.columns`), or `text` with shape (T,): the tokens of an
+            item, their end, and padding.
         shape: the shape of one example as the model sees it.
-        values: `binary` (two levels), `levels` (a grid of levels), `continuous`, or the `cells` of a table.
-        levels: the number of levels V, for binary and levels; a stored value is a level 0..V-1.
+        values: `binary` (two levels), `levels` (a grid of levels), `continuous`, the `cells` of a table, the `tokens` of text.
+        levels: the number of levels V, for binary and levels; a stored value is a level 0..V-1. Of text, the number of codes.
         offset, step: a source value is offset + step * level (binary and levels).
         low, high: the least and the greatest source value that was seen.
-        dtype: the storage dtype: uint8 or uint16 for levels, float32 for continuous, float64 for cells.
+        dtype: the storage dtype: uint8 or uint16 for levels, float32 for continuous, float64 for cells; uint16 for tokens, or
+            int32 where there are more codes than fit.
         columns: what lies beside the data, such as the label.
         table: the columns of a table.
+        text: the tokens of text, and how they are printed.
         source: the form that the data came in.
         num_examples: how many there were.
         missing: whether some elements are missing.
     """
 
-    kind: Literal["images", "vectors", "table"]
+    kind: Literal["images", "vectors", "table", "text"]
     shape: tuple[int, ...] = Field(min_length=1)
-    values: Literal["binary", "levels", "continuous", "cells"]
+    values: Literal["binary", "levels", "continuous", "cells", "tokens"]
     levels: int | None = None
     offset: float = 0.0
     step: float = 1.0
     low: float
     high: float
-    dtype: Literal["uint8", "uint16", "float32", "float64"]
+    dtype: Literal["uint8", "uint16", "int32", "float32", "float64"]
     columns: tuple[Column, ...] = ()
     table: tuple[TableColumn, ...] = ()
+    text: TextFormat | None = None
     source: Source
     num_examples: int
     missing: bool = False
@@ -106,11 +115,15 @@ class Schema(_Record):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.levels is None) != (self.values in ("continuous", "cells")):
-            raise ValueError("`levels` must be given for binary and levels, and only there")
+            raise ValueError("`levels` must be given for binary, levels and tokens, and only there")
         if (self.kind == "table") != bool(self.table) or (self.kind == "table") != (self.values == "cells"):
             raise ValueError("`table` must be given for tables, whose values are cells, and only there")
         if self.table and self.shape != (num_channels(self.table),):
             raise ValueError(f"a table of {len(self.table)} columns must have the shape ({num_channels(self.table)},)")
+        if len({self.kind == "text", self.values == "tokens", self.text is not None}) > 1:
+            raise ValueError("`text` must be given for text, whose values are tokens, and only there")
+        if self.text is not None and (len(self.shape) != 1 or self.shape[0] < 2 or self.levels != self.text.num_tokens):
+            raise ValueError(f"text of {self.text.num_tokens} codes must have as many levels and a shape (T,) of at least 2")
         if self.kind == "images" and len(self.shape) != 3:
             raise ValueError(f"images must have the shape (C, H, W), got {self.shape}")
         return self

@@ -32,7 +32,7 @@ class Transform(Component, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
-        """float32 values (..., *S) of stored values (..., *S)."""
+        """float32 values (..., *S) of stored values (..., *S); int64 codes of text."""
 
     @abstractmethod
     def inverse(self, y: Tensor) -> Tensor:
@@ -100,6 +100,23 @@ class Binarize(Transform):
     def inverse(self, y: Tensor) -> Tensor:
         """Probabilities (..., *S) in level units: y (V - 1)."""
         return y * (self.levels - 1)
+
+
+class Tokens(Transform):
+    """The codes of a text's tokens, as they are: y = x, whole numbers of 64 bits.
+
+    Example:
+        >>> Tokens()(torch.tensor([[3, 1, 0]], dtype=torch.uint8))
+        tensor([[3, 1, 0]])
+    """
+
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        """The codes (..., T) as int64."""
+        return x.to(torch.int64)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """y as it is."""
+        return y
 
 
 class Standardize(Transform):

@@ -12,6 +12,7 @@ import numpy as np
 from vaekit.data.output import EXAMPLE_SUFFIXES, atomic_file, atomic_folder, check_output, listed
 from vaekit.data.schema import Schema
 from vaekit.data.tabular import read_table, write_table
+from vaekit.data.text.writing import write_texts
 from vaekit.errors import ConfigError, require
 
 __all__ = [
@@ -36,7 +37,8 @@ def write_examples(
     """Examples in the source's layout as files; the ending of `out` chooses the form.
 
     No ending: a folder of PNG files. `.png`: one grid. `.npy`, `.npz` (key `x`): the array. `.csv`, `.tsv`,
-    `.parquet`, `.jsonl`: a row an example, with the columns x0, x1, ..., for vectors only.
+    `.parquet`, `.jsonl`: a row an example, with the columns x0, x1, ..., for vectors only. For text see
+    `text.writing.write_texts`.
 
     Args:
         values: (N, ...) as `to_source` gives them.
@@ -57,6 +59,8 @@ def write_examples(
         _write_folder(values, schema, out, force, names)
     elif suffix == ".png":
         write_grid(values, schema, out, force=force)
+    elif schema.kind == "text":
+        write_texts(values.tolist(), out, force=force, column=schema.source.column or "text")
     elif suffix == ".npy":
         with atomic_file(out, force) as path, open(path, "wb") as file:
             np.save(file, values, allow_pickle=False)

@@ -34,6 +34,7 @@ from vaekit.distributions.logistic import (
 from vaekit.distributions.low_rank import LowRankNormal
 from vaekit.distributions.products import Independent, MaskableDistribution, diagonal_normal, mixture_of_normals
 from vaekit.distributions.scales import SOFTPLUS_ONE, full_float, positive
+from vaekit.distributions.sequence import Decoding, TokenSequence
 from vaekit.distributions.sphere import UniformSphere, VonMisesFisher
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "CodeLayout",
     "CodeSequence",
     "ContinuousBernoulli",
+    "Decoding",
     "DiscretizedLogisticMixture",
     "FlowDistribution",
     "HyperbolicSecant",
@@ -65,6 +67,7 @@ __all__ = [
     "Quantizer",
     "RelaxedCodes",
     "StudentT",
+    "TokenSequence",
     "UniformCodes",
     "UniformSphere",
     "VonMisesFisher",

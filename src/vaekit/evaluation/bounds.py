@@ -15,6 +15,7 @@ from vaekit.errors import ConfigError
 from vaekit.evaluation.annealing import Annealing, anneal
 from vaekit.evaluation.calibration import Calibration, calibration
 from vaekit.evaluation.information import Information, information
+from vaekit.evaluation.text.likelihood import TextCounts, TextLikelihood
 from vaekit.inference import ACTIVE, Bounds, Progress, bounds, check_examples, is_point, prepare, relative_variance, seeded
 from vaekit.storage import Bundle
 from vaekit.types import Batch, Json
@@ -23,6 +24,7 @@ FEW = 10.0
 """Below so many effective samples (below K / 2 where K is less than 20) a K-sample bound does not know its own error."""
 
 _SHARE_OF_WARNING = 0.1
+_UNMEASURED = ("table", "text")
 _NO_BOUND = (
     "The posterior, or a part of it, is a point, which has no density: `nll_nats` is -log p(x, z) at it and bounds nothing. "
     "Use annealed importance sampling for log p(x)."
@@ -40,7 +42,8 @@ class BoundReport:
         monte_carlo_error: how far another seed would move `nll_nats` (one standard deviation): the part of the error that
             more samples remove and more examples of the same kind do not. None for K = 1.
         bias: how far `nll_nats` lies above -log p(x|c), as the weights themselves tell it. None for K = 1.
-        bits_per_dim: nll_nats / (observed values an example * ln 2), for discrete likelihoods; None for densities.
+        bits_per_dim: nll_nats / (observed values an example * ln 2), for discrete likelihoods; None for densities. Of text,
+            bits a token, the END of each text counted as one.
         elbo: the bound with K = 1 inside the logarithm, -(rate + distortion).
         rate: KL(q(z|x, c) || p(z|c)).
         distortion: -E_q log p(x|z, c).
@@ -56,12 +59,13 @@ class BoundReport:
         calibration: whether the reconstructions are as sure of themselves as they are right; None where it has no meaning.
         annealing: the check by annealed importance sampling; None unless it was asked for.
         reconstruction_mse: mean squared error of the reconstructions, in the source's units; None of tables, whose columns have
-            units of their own.
+            units of their own, and of text.
         psnr: 10 log10(range^2 / MSE) in dB, for images.
         num_samples: K.
         num_examples: N.
         num_dimensions: values an example.
         binarisation: `dynamic` where grey images were made binary by a draw (one an example), else `none`.
+        text: of text, `nll_nats` a word, a token and a character; else None.
     """
 
     nll_nats: float
@@ -87,6 +91,7 @@ class BoundReport:
     information: Information | None
     calibration: Calibration | None
     annealing: Annealing | None
+    text: TextLikelihood | None = None
 
     def to_json(self) -> Json:
         """The report as a JSON object; what does not fit the kind of data is null."""
@@ -166,10 +171,14 @@ def evaluate_bounds(
     if annealing_steps:
         annealed = anneal(bundle, dataset, num_steps=annealing_steps, num_samples=num_samples, seed=seed, progress=progress)
     totals = _Totals(bundle.vae.num_latents)
+    texts = TextCounts(bundle.schema) if bundle.schema.kind == "text" else None
     with seeded(seed, device_of(bundle.vae)):
         for _, batch, part in bounds(bundle, dataset, num_samples, progress):
-            totals.add(part, 0.0 if bundle.schema.kind == "table" else _squared_error(bundle, batch))
+            totals.add(part, 0.0 if bundle.schema.kind in _UNMEASURED else _squared_error(bundle, batch))
+            if texts is not None:
+                texts.add(batch.x.numpy())
     beside = {
+        "text": None if texts is None else texts.result(np.concatenate(totals.nll)),
         "information": information(bundle, dataset, seed=seed),
         "calibration": calibration(bundle, dataset, seed=seed),
         "annealing": annealed,
@@ -191,7 +200,7 @@ def _report(bundle: Bundle, totals: _Totals, num_samples: int, beside: dict[str,
     schema, count = bundle.schema, totals.count
     nll, effective = np.concatenate(totals.nll), np.concatenate(totals.effective)
     unit_variances = totals.spread / count
-    mse = None if schema.kind == "table" else totals.squared_error / max(1.0, totals.observed) * schema.step**2
+    mse = None if schema.kind in _UNMEASURED else totals.squared_error / max(1.0, totals.observed) * schema.step**2
     discrete = bundle.vae.likelihood.discrete
     return BoundReport(
         nll_nats=float(nll.mean()),

@@ -12,6 +12,8 @@ from torch.distributions import Distribution
 
 from vaekit.component import device_of, full_precision
 from vaekit.data.dataset import Dataset, spaced
+from vaekit.data.text.batches import trimmed
+from vaekit.distributions.aggregate import information_terms, mixture_log_probs
 from vaekit.inference import MAX_ELEMENTS, is_point, prepare, seeded
 from vaekit.storage import Bundle
 
@@ -78,7 +80,7 @@ def information(bundle: Bundle, dataset: Dataset, *, num_examples: int = 2048, s
     with seeded(seed, device_of(bundle.vae)), torch.inference_mode(), full_precision():
         try:
             parts = _Parts(bundle, dataset)
-            own, others = parts.densities()
+            own, others = mixture_log_probs(parts.samples, parts.posteriors)
         except NotImplementedError:
             return None
     if not bool(torch.isfinite(own).all()):
@@ -96,34 +98,14 @@ class _Parts:
         self.whole = True
         block = max(1, min(_BLOCK, MAX_ELEMENTS // bundle.vae.likelihood.peak_elements()))
         for start in range(0, len(dataset), block):
-            inputs = prepare(bundle, dataset.batch(np.arange(start, min(start + block, len(dataset)))))
+            batch = dataset.batch(np.arange(start, min(start + block, len(dataset))))
+            inputs = prepare(bundle, trimmed(batch, dataset.schema))
             trace = bundle.vae(inputs.x, condition=inputs.condition, mask=inputs.mask)
             first = trace.latents[0]
             self.whole = len(trace.latents) == 1
             self.samples.append(first.z[0])
             self.posteriors.append(first.posterior)
             self.priors.append(None if first.prior.batch_shape else first.log_p[0].cpu().double())
-
-    def densities(self) -> tuple[Tensor, Tensor]:
-        """log q(z_i|x_i) and log sum_{n != i} q(z_i|x_n), each (N,) in float64."""
-        own, others = [], []
-        for i, z in enumerate(self.samples):
-            total = torch.full((len(z),), -math.inf, dtype=torch.float64)
-            for n, posterior in enumerate(self.posteriors):
-                log_q = self._pairs(z, posterior, len(self.samples[n]))
-                if i == n:
-                    own.append(log_q.diagonal().clone())
-                    log_q.fill_diagonal_(-math.inf)
-                total = torch.logaddexp(total, torch.logsumexp(log_q, dim=1))
-            others.append(total)
-        return torch.cat(own), torch.cat(others)
-
-    @staticmethod
-    def _pairs(z: Tensor, posterior: Distribution, num: int) -> Tensor:
-        """(len(z), num) in float64 on the CPU: log q(z_i|x_n)."""
-        rows = max(1, MAX_ELEMENTS // (4 * num * max(1, z[0].numel())))
-        pieces = [part[:, None].expand(len(part), num, *z.shape[1:]) for part in z.split(rows)]
-        return torch.cat([posterior.log_prob(piece).cpu().double() for piece in pieces])
 
     def log_prior(self) -> Tensor | None:
         """(N,): log p(z_i), or None where p is not one for all examples."""
@@ -135,7 +117,7 @@ def _summary(own: Tensor, others: Tensor, log_prior: Tensor | None, whole: bool)
     num = len(own)
     full = torch.logaddexp(own, others) - math.log(num)
     upper, error = _mean(own - others + math.log(num - 1))
-    information, error = _mean(own - full)
+    information, error = _mean(information_terms(own, others))
     marginal = lower = marginal_error = None
     if log_prior is not None and bool(torch.isfinite(log_prior).all()):
         marginal, marginal_error = _mean(full - log_prior)

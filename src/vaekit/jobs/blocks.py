@@ -10,6 +10,7 @@ any company and in any order (on one machine, with one number of threads).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ from torch.overrides import TorchFunctionMode
 from vaekit.component import device_of, full_precision
 from vaekit.data.dataset import Dataset, to_source
 from vaekit.data.schema import Schema
+from vaekit.data.text.batches import trimmed
 from vaekit.distributions import Cells
+from vaekit.distributions.sequence import Decoding, TokenSequence
 from vaekit.errors import ConfigError
 from vaekit.inference import Progress, prepare
 from vaekit.storage import Bundle
@@ -30,11 +33,16 @@ from vaekit.storage import Bundle
 BLOCK = 256
 """Rows a block, for examples of up to 2^14 values; larger examples take fewer (see `block_size`)."""
 
+_TEXTS = 64
+"""Rows a block of text, of which each step of a decoder is computed for all, however few are asked for."""
+
 DRAWS = ("auto", "mean", "sample")
 
 
 def block_size(schema: Schema) -> int:
     """How many rows a block has: a function of the schema alone, so that it never changes for a model."""
+    if schema.kind == "text":
+        return _TEXTS
     fits = 2**22 // schema.num_dimensions
     return min(BLOCK, 1 << max(0, fits.bit_length() - 1))
 
@@ -91,7 +99,8 @@ def posterior_of(bundle: Bundle, dataset: Dataset, progress: Progress | None = N
     block = block_size(bundle.schema)
     means, scales = [], []
     for start in range(0, len(dataset), block):
-        inputs = prepare(bundle, dataset.batch(np.arange(start, min(start + block, len(dataset)))), expected=True)
+        batch = dataset.batch(np.arange(start, min(start + block, len(dataset))))
+        inputs = prepare(bundle, trimmed(batch, bundle.schema), expected=True)
         names = list(inputs.condition or {})
         columns = [] if inputs.condition is None else list(inputs.condition.values())
 
@@ -107,9 +116,79 @@ def posterior_of(bundle: Bundle, dataset: Dataset, progress: Progress | None = N
     return torch.cat(means), torch.cat(scales)
 
 
+@dataclass(frozen=True)
+class Spelling:
+    """How a text is made of its distribution; nothing here is for other kinds of data.
+
+    Attributes:
+        decoding: how each token of a draw is chosen; None for the tokens' own probabilities, without the unknown one.
+        beams: seek the likeliest text, keeping so many beginnings at a time; None for the likeliest token at each step where
+            a middle is asked for.
+    """
+
+    decoding: Decoding | None = None
+    beams: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        token_temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        beams: int | None = None,
+    ) -> Spelling:
+        """By single choices, see `distributions.Decoding`; None is none.
+
+        Args:
+            token_temperature: of each token's distribution, > 0; below 1, likelier text.
+            top_k: draw from so many of the likeliest tokens.
+            top_p: draw from the fewest tokens that together have this mass.
+            beams: seek the likeliest text, keeping so many beginnings at a time.
+
+        Raises:
+            ConfigError: for a value outside its range.
+        """
+        if token_temperature is None and top_k is None and top_p is None:
+            return cls(None, beams)
+        return cls(Decoding(1.0 if token_temperature is None else token_temperature, top_k, top_p), beams)
+
+    def draw(self, draw: str) -> str:
+        """What is drawn, `draw` being what was asked for: with beams, the middle.
+
+        Raises:
+            ConfigError: if draws and beams are asked for together, or beams are fewer than one.
+        """
+        if self.beams is None:
+            return draw
+        if self.beams < 1:
+            raise ConfigError(f"`beams` must be at least 1, got {self.beams}. 5 are many.")
+        if draw == "sample" or self.decoding is not None:
+            raise ConfigError(
+                "`beams` must come without draws of tokens, for it seeks the likeliest text. Leave out one of the two."
+            )
+        return "mean"
+
+    def middle(self, p: TokenSequence) -> Tensor:
+        """(*batch, T): the text that stands for a distribution over texts."""
+        return p.middle if self.beams is None else p.beam(self.beams)
+
+    def sample(self, p: TokenSequence) -> Tensor:
+        """(*batch, T): a text drawn."""
+        return p.draw(self.decoding or Decoding())
+
+
+PLAINLY = Spelling()
+
+
 @torch.inference_mode()
 def decoded(
-    bundle: Bundle, z: Tensor, features: Tensor | None, draw: str = "auto", progress: Progress | None = None
+    bundle: Bundle,
+    z: Tensor,
+    features: Tensor | None,
+    draw: str = "auto",
+    progress: Progress | None = None,
+    spelling: Spelling = PLAINLY,
 ) -> np.ndarray:
     """Examples in the source's form from latents.
 
@@ -117,18 +196,27 @@ def decoded(
         bundle: the model.
         z: (N, D).
         features: (N, F), the encoded condition, or None.
-        draw: `mean` of p(x|z, c), a `sample` of it, or `auto`: the mean for images, a sample for vectors.
+        draw: `mean` of p(x|z, c), a `sample` of it, or `auto`: the mean for images, a sample for vectors. For the mean of text
+            stand the likeliest tokens, one after another.
         progress: called with (done, total) as examples are done.
+        spelling: of text, how it is made.
 
     Raises:
-        ConfigError: if `draw` is none of the three.
+        ConfigError: if `draw` is none of the three, or `spelling` says something and the data are no text.
     """
-    mean = draws_mean(bundle, draw)
+    if spelling != PLAINLY and bundle.schema.kind != "text":
+        raise ConfigError(
+            f"How tokens are chosen must be left out for {bundle.schema.kind}, which have none. Leave out the beams, and the "
+            "temperature, top-k and top-p of tokens."
+        )
+    mean = draws_mean(bundle, spelling.draw(draw))
     block = block_size(bundle.schema)
     device = device_of(bundle.vae)
 
     def decode(z: Tensor, features: Tensor | None) -> tuple[Tensor]:
         p = bundle.vae.decode_flat(z[None], features)
+        if isinstance(p, TokenSequence):
+            return (bundle.transform.inverse((spelling.middle(p) if mean else spelling.sample(p))[0]),)
         return (bundle.transform.inverse(middle(p)[0] if mean else p.sample()[0]),)
 
     parts = []
@@ -143,8 +231,9 @@ def decoded(
 
 
 def middle(p: Distribution) -> Tensor:
-    """What stands for a distribution over data: its mean, or of the rows of a table their medians and likeliest categories."""
-    return p.middle if isinstance(p, Cells) else p.mean
+    """What stands for a distribution over data: its mean; of the rows of a table their medians and likeliest categories, and
+    of text the likeliest tokens, one after another."""
+    return p.middle if isinstance(p, Cells | TokenSequence) else p.mean
 
 
 def draws_mean(bundle: Bundle, draw: str) -> bool:

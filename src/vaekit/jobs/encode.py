@@ -15,7 +15,7 @@ from vaekit.data.dataset import Dataset, as_numpy
 from vaekit.data.writing import read_table
 from vaekit.errors import DataError
 from vaekit.inference import Progress, check_examples, seeded
-from vaekit.jobs.blocks import decoded, posterior_of
+from vaekit.jobs.blocks import PLAINLY, Spelling, decoded, posterior_of
 from vaekit.jobs.conditions import codes_of_text, codes_where, features_of, printed
 from vaekit.jobs.spaces import check_inside
 from vaekit.storage import Bundle
@@ -79,6 +79,7 @@ def decode(
     columns: Mapping[str, torch.Tensor] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    spelling: Spelling = PLAINLY,
 ) -> np.ndarray:
     """Examples in the source's form from latents.
 
@@ -90,6 +91,7 @@ def decode(
         columns: (N,) codes of conditions, a row each; `where` goes first.
         seed: of the samples.
         progress: called with (done, total) as examples are done.
+        spelling: of text, how it is made.
 
     Returns:
         (N, ...) in the source's layout and dtype.
@@ -103,7 +105,7 @@ def decode(
     fixed = {name: torch.full((len(latents),), code) for name, code in codes_where(bundle, where).items()}
     with torch.inference_mode(), seeded(seed, device_of(bundle.vae)):
         features = features_of(bundle, {**(columns or {}), **fixed}, len(latents))
-        return decoded(bundle, latents, features, draw, progress)
+        return decoded(bundle, latents, features, draw, progress, spelling)
 
 
 def read_latents(bundle: Bundle, source: Any) -> tuple[np.ndarray, dict[str, torch.Tensor]]:

@@ -12,7 +12,7 @@ import torch
 from vaekit.component import device_of
 from vaekit.errors import ConfigError
 from vaekit.inference import Progress, seeded
-from vaekit.jobs.blocks import block_size, decoded, draws_mean
+from vaekit.jobs.blocks import PLAINLY, Spelling, block_size, decoded, draws_mean
 from vaekit.jobs.conditions import codes_where, draw_codes, features_of, printed
 from vaekit.jobs.rows import RowsWhere, Table
 from vaekit.storage import Bundle
@@ -42,6 +42,7 @@ def generate(
     draw: str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
+    spelling: Spelling = PLAINLY,
 ) -> Generated:
     """New examples: z ~ p(z|c), x ~ p(x|z, c); of a table with `where`, x ~ p(x|where) (see `jobs.rows`).
 
@@ -58,6 +59,7 @@ def generate(
         draw: `mean` of p(x|z, c), a `sample` of it, or `auto`: the mean for images (clean pictures), a sample for vectors.
         seed: of all draws; the global random state is left as it was.
         progress: called with (done, total) as examples are done.
+        spelling: of text, how it is made.
 
     Raises:
         ConfigError: if an argument cannot be, or the model is not conditioned on a column of `where`.
@@ -83,7 +85,7 @@ def generate(
             columns = draw_codes(bundle, block, fixed)
             condition = bundle.vae.condition_of(columns, block)
             z = bundle.vae.sample_prior(block, condition=condition, temperature=temperature).flatten(2)[0]
-            parts.append(decoded(bundle, z, features_of(bundle, columns, block), draw)[:count])
+            parts.append(decoded(bundle, z, features_of(bundle, columns, block), draw, spelling=spelling)[:count])
             codes.append({name: values[:count] for name, values in columns.items()})
             if progress is not None:
                 progress(start + count, num)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vaekit.data.dataset import Dataset
 from vaekit.errors import ConfigError
-from vaekit.jobs.blocks import decoded, posterior_of
+from vaekit.jobs.blocks import PLAINLY, Spelling, decoded, posterior_of
 from vaekit.jobs.conditions import features_of_data
 from vaekit.jobs.spaces import check_movable, factors_of, way_between
 from vaekit.storage import Bundle
@@ -17,7 +17,14 @@ PATHS = ("linear", "spherical")
 
 
 def interpolate(
-    bundle: Bundle, dataset: Dataset, start: int, end: int, *, num_steps: int = 9, path: str = "linear"
+    bundle: Bundle,
+    dataset: Dataset,
+    start: int,
+    end: int,
+    *,
+    num_steps: int = 9,
+    path: str = "linear",
+    spelling: Spelling = PLAINLY,
 ) -> np.ndarray:
     """Examples on a path between the posterior means of two, both ends included.
 
@@ -36,6 +43,7 @@ def interpolate(
         end: index j of the last.
         num_steps: how many examples, at least 2.
         path: `linear` or `spherical`.
+        spelling: of text, how it is made.
 
     Returns:
         (num_steps, ...) in the source's layout and dtype.
@@ -61,7 +69,7 @@ def interpolate(
         features = features_of_data(bundle, ends)
         along = None if features is None else _linear(features[0], features[1], t.to(features))
         z = way_between(factors, mean[0], mean[1], t, _spherical if path == "spherical" else _linear)
-        return decoded(bundle, _with_ends(z, mean[0], mean[1]), along, "mean")
+        return decoded(bundle, _with_ends(z, mean[0], mean[1]), along, "mean", spelling=spelling)
 
 
 def _linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:

@@ -246,7 +246,7 @@ class RowsWhere:
             z, given, log_weights = (torch.cat(pair) for pair in zip((z, given, log_weights), more, strict=True))
         if not torch.isfinite(log_weights).any():
             raise ConfigError("What is asked for must be possible under the model, but no candidate has any likelihood there.")
-        index = _systematic((log_weights - log_weights.max()).exp().double(), num)
+        index = systematic((log_weights - log_weights.max()).exp().double(), num)
         return self._rows(z[index], given[index], _size(log_weights))
 
     def _rows(self, z: Tensor, given: Tensor, size: float) -> Drawn:
@@ -321,7 +321,7 @@ def _size(log_weights: Tensor) -> float:
     return float(total**2 / weights.square().sum()) if total > 0 else 0.0
 
 
-def _systematic(weights: Tensor, num: int) -> Tensor:
+def systematic(weights: Tensor, num: int) -> Tensor:
     """(num,): indices by systematic resampling, in a random order.
 
     Each index comes floor(num w) or ceil(num w) times, with w its share: Douc, Cappe, Moulines, "Comparison of resampling

@@ -10,6 +10,7 @@ import numpy as np
 from vaekit.component import device_of
 from vaekit.data.dataset import Dataset
 from vaekit.inference import Progress, bounds, check_examples, is_point, seeded
+from vaekit.jobs.surprise import Surprises, surprises
 from vaekit.storage import Bundle
 
 _POINT = (
@@ -27,11 +28,13 @@ class Scores:
         elbo: -(rate + distortion).
         rate: KL(q(z|x, c) || p(z|c)).
         distortion: -E_q log p(x|z, c).
-        bits_per_dim: -log_likelihood / (observed values * ln 2), for discrete likelihoods; None for densities.
+        bits_per_dim: -log_likelihood / (observed values * ln 2), for discrete likelihoods; None for densities. Of text, bits a
+            token, the END counted as one.
         anomaly: -log_likelihood: greater is stranger. Neither standardised nor a percentile, so the scores of different
             models do not compare, and a threshold is best set at a percentile of the scores of normal data.
         names: the file name of each example, or None.
         warning: a sentence on why the figures bound nothing, where the posterior has no density; else None.
+        surprises: of text, what is odd in it; else None.
     """
 
     log_likelihood: np.ndarray
@@ -42,18 +45,24 @@ class Scores:
     anomaly: np.ndarray
     names: list[str] | None = None
     warning: str | None = None
+    surprises: Surprises | None = None
 
     def __len__(self) -> int:
         return len(self.log_likelihood)
 
     def to_columns(self) -> dict[str, np.ndarray]:
-        """The scores as the columns of a table: index, name, and a column a score."""
+        """The scores as the columns of a table: index, name, and a column a score. Of text, the text itself too, its perplexity
+        a word, and its most surprising words."""
         table: dict[str, np.ndarray] = {"index": np.arange(len(self))}
         if self.names is not None:
             table["name"] = np.array(self.names, dtype=object)
         table.update(log_likelihood=self.log_likelihood, elbo=self.elbo, rate=self.rate, distortion=self.distortion)
         if self.bits_per_dim is not None:
-            table["bits_per_dim"] = self.bits_per_dim
+            table["bits_per_dim" if self.surprises is None else "bits_per_token"] = self.bits_per_dim
+        if (of_text := self.surprises) is not None:
+            table.update(perplexity=of_text.perplexity(self.log_likelihood), num_tokens=of_text.num_tokens)
+            table.update(num_words=of_text.num_words, odd_words=np.array(of_text.odd(), dtype=object))
+            table["text"] = np.array(of_text.texts, dtype=object)
         return {**table, "anomaly": self.anomaly}
 
 
@@ -93,4 +102,5 @@ def score(
         anomaly=-log_likelihood,
         names=None if dataset.names is None else list(dataset.names),
         warning=_POINT if is_point(bundle.vae) else None,
+        surprises=surprises(bundle, dataset, seed=seed) if bundle.schema.kind == "text" else None,
     )

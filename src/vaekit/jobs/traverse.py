@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from vaekit.component import device_of
 from vaekit.data.dataset import Dataset, spaced
 from vaekit.distributions import unit_kl
+from vaekit.distributions.sequence import TokenSequence
 from vaekit.errors import ConfigError
 from vaekit.inference import prepare, seeded
 from vaekit.jobs.blocks import block_size, decoded, in_blocks, posterior_of
@@ -132,12 +134,18 @@ def _rates(bundle: Bundle, dataset: Dataset) -> Tensor:
 
 
 def _change(bundle: Bundle, moves: Moves, held: Tensor, tried: Tensor, features: Tensor | None, reach: float) -> Tensor:
-    """(U,): mean squared change of the decoded mean as each unit that is tried goes from -reach to reach."""
+    """(U,): mean squared change of the decoded mean as each unit that is tried goes from -reach to reach. Of text, how much
+    less likely, in nats, each end's text is at the other end."""
     block, on = block_size(bundle.schema), device_of(bundle.vae)
     ends = torch.tensor([-reach, reach], dtype=torch.float64)
 
     def change(low: Tensor, high: Tensor, features: Tensor | None) -> tuple[Tensor]:
-        ends = [bundle.vae.decode_flat(z[None], features).mean[0] for z in (low, high)]
+        at = [bundle.vae.decode_flat(z[None], features) for z in (low, high)]
+        if isinstance(at[0], TokenSequence):
+            texts = [cast(TokenSequence, p).middle for p in at]
+            lost = [at[i].log_prob(texts[i])[0] - at[1 - i].log_prob(texts[i])[0] for i in (0, 1)]
+            return (lost[0] + lost[1],)
+        ends = [p.mean[0] for p in at]
         return ((ends[1] - ends[0]).square().flatten(1).mean(1),)
 
     changes = []

@@ -13,6 +13,7 @@ Which one:
     positive numbers                     LogNormal
     intensities in [0, 1], no levels     ContinuousBernoulli; Beta where they never reach the ends
     rows of a table                      Cells
+    text                                 Tokens
 """
 
 from vaekit.likelihoods.base import Likelihood
@@ -23,6 +24,7 @@ from vaekit.likelihoods.heavy import HyperbolicSecant, Laplace, Logistic, LogNor
 from vaekit.likelihoods.levels import Categorical, CategoricalLevels, DiscretizedLogisticMixture
 from vaekit.likelihoods.real import Normal
 from vaekit.likelihoods.shares import Beta, BetaBinomial
+from vaekit.likelihoods.tokens import Tokens
 
 __all__ = [
     "Bernoulli",
@@ -42,6 +44,7 @@ __all__ = [
     "Normal",
     "Poisson",
     "StudentT",
+    "Tokens",
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",
 ]

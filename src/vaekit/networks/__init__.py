@@ -10,8 +10,11 @@ from vaekit.networks.hierarchy_dense import DenseLadder
 from vaekit.networks.logs import LogInput
 from vaekit.networks.mlp import MLP
 from vaekit.networks.part import Part
+from vaekit.networks.recurrent import LSTMDecoder, LSTMEncoder
 from vaekit.networks.residual import ResidualMLP
+from vaekit.networks.sequence import SequenceEncoder, SequenceNetwork
 from vaekit.networks.spectral import Spectral
+from vaekit.networks.transformer import TransformerDecoder, TransformerEncoder
 
 __all__ = [
     "MLP",
@@ -23,11 +26,17 @@ __all__ = [
     "DenseLadder",
     "GridDecoder",
     "GridEncoder",
+    "LSTMDecoder",
+    "LSTMEncoder",
     "Ladder",
     "LogInput",
     "Part",
     "ResidualMLP",
+    "SequenceEncoder",
+    "SequenceNetwork",
     "Spectral",
     "SumOfLayers",
     "Tail",
+    "TransformerDecoder",
+    "TransformerEncoder",
 ]

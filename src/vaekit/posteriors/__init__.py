@@ -7,6 +7,7 @@ A posterior is a network and a family. Called with data (B, *S) it returns a dis
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.chain import Chain
 from vaekit.posteriors.codes import FiniteScalar, GumbelSoftmax, ResidualQuantized, VectorQuantized
+from vaekit.posteriors.committed import BatchNormNormal, DeltaNormal
 from vaekit.posteriors.deterministic import Deterministic
 from vaekit.posteriors.flow import Flow
 from vaekit.posteriors.hamiltonian import Hamiltonian
@@ -18,7 +19,9 @@ from vaekit.posteriors.refined import SemiAmortized
 from vaekit.posteriors.sphere import VonMisesFisher
 
 __all__ = [
+    "BatchNormNormal",
     "Chain",
+    "DeltaNormal",
     "Deterministic",
     "DiagonalNormal",
     "FiniteScalar",

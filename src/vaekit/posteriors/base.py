@@ -31,6 +31,9 @@ class Posterior(Component, abc.ABC):
     has_density: bool = True
     """Whether log q is a density over that space, or over codes a mass; not where all mass is at one point of R^D."""
 
+    mixes_examples: bool = False
+    """Whether q(z|x, c) of an example depends, in training, on what else is in the batch."""
+
     differentiates: int = 0
     """How many times training differentiates the likelihood to find q: 1 by gradient steps, 2 through them."""
 

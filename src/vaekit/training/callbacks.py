@@ -14,7 +14,7 @@ from vaekit.errors import MissingExtraError, require
 from vaekit.training.schedules import Budget
 
 if TYPE_CHECKING:
-    from vaekit.training.loop import Progress
+    from vaekit.training.progress import Progress
 
 
 class Callback:
@@ -137,11 +137,12 @@ def tensorboard(folder: Path) -> list[Callback]:
 
 
 class Lines(Callback):
-    """Plain lines, for logs: one every `every` seconds, and one a validation that is the best so far."""
+    """Plain lines, for logs: one every `every` seconds, and one below it on the validation, where there has been one since."""
 
     def __init__(self, every: float = 15.0, stream: TextIO | None = None) -> None:
         self.every, self.stream = every, stream
         self.last = 0.0
+        self.told: dict[str, float] = {}
 
     def say(self, text: str) -> None:
         """One line."""
@@ -159,18 +160,26 @@ class Lines(Callback):
         self.last = time.monotonic()
         left = budget.seconds_left(progress.step)
         self.say(
-            f"{budget.progress(progress.step):4.0%}  step {progress.step:,}  bound {metrics['elbo']:.2f}  rate "
-            f"{metrics['rate']:.2f}  "
-            f"distortion {metrics['distortion']:.2f}  {metrics['examples_per_second']:,.0f} examples/s"
+            f"{budget.progress(progress.step):4.0%}  step {progress.step:,}  "
+            + "  ".join(f"{name} {value}" for name, value in said_of(metrics))
+            + f"  {metrics['examples_per_second']:,.0f} examples/s"
             + (f"  {clock(left)} left" if left is not None else "")
         )
+        self._say_held_out(progress.validation)
+
+    def _say_held_out(self, validation: dict[str, float]) -> None:
+        """What held-out examples say, once."""
+        if validation and validation != self.told:
+            self.told = validation
+            self.say("      held out: " + "  ".join(f"{name} {value}" for name, value in said_of(validation)))
 
     def on_note(self, sentence: str) -> None:
         """The sentence."""
         self.say(sentence)
 
     def on_end(self, progress: Progress, budget: Budget) -> None:
-        """The best bound, where it was, and why the run ended."""
+        """The best bound, where it was, what the latents of those weights say, and why the run ended."""
+        self._say_held_out(progress.best_validation)
         self.say(closing_line(progress, budget))
 
 
@@ -219,40 +228,51 @@ class Live(Lines):
 
         table = Table.grid(padding=(0, 3))
         left = budget.seconds_left(progress.step)
-        table.add_row("", "[bold]bound", "[bold]rate", "[bold]distortion", "[bold]active units", "[bold]examples/s")
+        rows = {"training": dict(said_of(self.report)), "held out": dict(said_of(progress.validation))}
         if self.report:
-            r = self.report
-            table.add_row(
-                "training",
-                f"{r['elbo']:.2f}",
-                f"{r['rate']:.2f}",
-                f"{r['distortion']:.2f}",
-                "",
-                f"{r['examples_per_second']:,.0f}",
-            )
-        if progress.validation:
-            v = progress.validation
-            table.add_row(
-                "held out", f"{v['elbo']:.2f}", f"{v['rate']:.2f}", f"{v['distortion']:.2f}", f"{v['active_units']:.0f}", ""
-            )
+            rows["training"]["examples/s"] = f"{self.report['examples_per_second']:,.0f}"
+        columns = [*(name for name, _, _ in _FIGURES), "examples/s"]
+        table.add_row("", *(f"[bold]{name}" for name in columns))
+        for row, said in rows.items():
+            if said:
+                table.add_row(row, *(said.get(name, "") for name in columns))
         share = budget.progress(progress.step)
         bar = Table.grid(padding=(0, 2))
         bar.add_row(
             ProgressBar(total=1.0, completed=share, width=40),
             f"{share:.0%}",
-            f"step {progress.step:,}",
+            f"step {progress.step:,}" + (f", stage {progress.stage}" if progress.stage else ""),
             f"{clock(left)} left" if left is not None else "",
         )
         self.panel.update(Group(bar, table))
 
     def on_end(self, progress: Progress, budget: Budget) -> None:
-        """Closes the panel and leaves one line."""
+        """Closes the panel and leaves two lines."""
         self.panel.stop()
         super().on_end(progress, budget)
 
     def close(self) -> None:
         """Gives the terminal back after an error."""
         self.panel.stop()
+
+
+_FIGURES = (
+    ("bound", "elbo", ".2f"),
+    ("rate", "rate", ".2f"),
+    ("distortion", "distortion", ".2f"),
+    ("mutual information", "mutual_information", ".2f"),
+    ("active units", "active_units", ".0f"),
+)
+
+
+def said_of(metrics: dict[str, float]) -> list[tuple[str, str]]:
+    """What a person reads of a report or a validation, by name: of the latent, how much it says and how many units say it.
+
+    Example:
+        >>> said_of({"elbo": -95.0, "rate": 20.5, "loss": 1.0, "active_units": 12.0})
+        [('bound', '-95.00'), ('rate', '20.50'), ('active units', '12')]
+    """
+    return [(name, f"{metrics[key]:{form}}") for name, key, form in _FIGURES if key in metrics]
 
 
 def display(kind: str) -> list[Callback]:

@@ -11,6 +11,8 @@ from vaekit.types import Json
 
 BUDGETS = ("epochs", "steps", "minutes")
 DEFAULT_EPOCHS = 100
+_MOST = 10**12
+"""Of a budget in whatever unit: more than any run, and few enough to be counted in."""
 
 
 class TrainConfig(BaseModel):
@@ -21,7 +23,7 @@ class TrainConfig(BaseModel):
             minutes, the learning rate follows the clock.
         batch_size: examples a step, over all processes.
         learning_rate: its peak.
-        learning_rate_warm_up: steps over which it rises from 0.
+        learning_rate_warm_up: steps over which it rises from 0; once more after `pretrain` steps.
         decay: after the warm-up, `cosine` down to 0 at the end of the budget; `constant`; or `stages`, eight stages of lengths
             1, 3, 9, ... 3^7, each lower than the one before by a factor of 10^(1/7) (Burda et al., 2016, section 5).
         weight_decay: decoupled (AdamW).
@@ -33,6 +35,9 @@ class TrainConfig(BaseModel):
         validation_samples: K in validation; None for that of training, as bounds of several samples need.
         hide: the share of examples of which a random part is hidden in training, so that the model can infer from any part
             (see `training.hiding`).
+        pretrain: steps at the start that train an autoencoder, after which p(x|z) begins anew (see `training.stages`).
+        aggressive: steps of the posterior alone before each step of all else, for as long as that raises the mutual information
+            (see `training.stages`); 0 for both in one step.
         patience: validations without a better bound after which the run stops; 0 for never.
         validate_every: steps between validations; None for one an epoch, at least 50 steps apart.
         checkpoint_seconds: seconds between checkpoints; it has no influence on the weights.
@@ -47,9 +52,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    epochs: float | None = Field(default=None, gt=0)
-    steps: int | None = Field(default=None, ge=1)
-    minutes: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0, le=_MOST)
+    steps: int | None = Field(default=None, ge=1, le=_MOST)
+    minutes: float | None = Field(default=None, gt=0, le=_MOST)
     batch_size: int = Field(default=128, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     learning_rate_warm_up: int = Field(default=200, ge=0)
@@ -63,6 +68,8 @@ class TrainConfig(BaseModel):
     num_samples: int = Field(default=1, ge=1)
     validation_samples: int | None = Field(default=None, ge=1)
     hide: float = Field(default=0.0, ge=0, le=1)
+    pretrain: int = Field(default=0, ge=0)
+    aggressive: int = Field(default=0, ge=0)
     patience: int = Field(default=20, ge=0)
     validate_every: int | None = Field(default=None, ge=1)
     checkpoint_seconds: float = Field(default=30.0, ge=0)

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 from vaekit.data.dataset import Dataset, to_source
-from vaekit.data.output import atomic_file, leftovers
+from vaekit.data.output import as_json, atomic_file, leftovers
 from vaekit.data.transforms import Transform
 from vaekit.data.writing import write_grid
-from vaekit.errors import ConfigError, MissingExtraError, TrainingError
+from vaekit.errors import ConfigError, MissingExtraError, ModelFormatError, TrainingError
 from vaekit.objectives import Objective
-from vaekit.storage import CARD_FILE, CONFIG_FILE, PREVIEW_FILE, WEIGHTS_FILE, Bundle, save
+from vaekit.storage import CARD_FILE, CONFIG_FILE, PREVIEW_FILE, WEIGHTS_FILE, Bundle, read_config, save
 from vaekit.training.config import BUDGETS, TrainConfig, differences
 from vaekit.training.loop import CHECKPOINT_FILE
 from vaekit.training.plan import Plan, same_choice
@@ -50,7 +50,7 @@ def check_out(folder: Path | None, data: Any, resume: bool, force: bool) -> bool
         if resume:
             raise ConfigError("A run must have a folder to be resumed from, got none. Give `out`.")
         return False
-    begun = (folder / RUN_FOLDER / _RUN_CONFIG).is_file()
+    begun = holds_run(folder)
     check_folder(folder, data, replace=force or (resume and begun), remedy="go on with it by `--resume`, " if begun else "")
     # Killed before its first checkpoint, a run starts again.
     return resume and begun and (folder / RUN_FOLDER / CHECKPOINT_FILE).is_file()
@@ -75,7 +75,7 @@ def check_folder(folder: Path, data: Any, *, replace: bool, remedy: str = "") ->
         if source.is_relative_to(out) or out.is_relative_to(source):
             raise ConfigError(f"The output folder must lie apart from the data, got {folder} for {data}. Choose another name.")
     if not replace and folder.exists() and any(folder.iterdir()):
-        what = "a run" if (folder / RUN_FOLDER / _RUN_CONFIG).is_file() else "other files"
+        what = "a run" if holds_run(folder) else "other files"
         raise ConfigError(
             f"The output folder must be new or empty, found {what} in {folder}. Choose another name, {remedy}or replace what "
             "is in the way by `--force`."
@@ -209,6 +209,36 @@ def publish(bundle: Bundle, folder: Path, *, of_run: bool = True) -> None:
     if bundle.schema.kind == "images" and bundle.schema.shape[0] in (1, 3, 4):
         preview(bundle, folder)
     save(bundle, folder)
+
+
+def make_way(bundle: Bundle, folder: Path) -> None:
+    """Removes what a folder holds beside another model: its run, which would go on to that one, and its preview.
+
+    The run that made the model, known by its summary in the `vaekit.json` that lies there, stays, and so does its preview.
+
+    Args:
+        bundle: the model that is to be written there.
+        folder: of the model that is there, if one is.
+
+    Raises:
+        ConfigError: if what has the name of runs is no run, or cannot be removed.
+    """
+    try:
+        theirs: Any = read_config(folder)["training"]
+    except ModelFormatError:  # none, or what nobody can read
+        theirs = None
+    if theirs == as_json(bundle.training):
+        return
+    try:
+        remove_run(folder)
+        (folder / PREVIEW_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} must be writable, but: {error.strerror}. Choose another folder.") from error
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has begun in a folder, whatever came of it."""
+    return (folder / RUN_FOLDER / _RUN_CONFIG).is_file()
 
 
 def preview(bundle: Bundle, folder: Path, num: int = 64) -> None:

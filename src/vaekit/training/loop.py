@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
-import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -18,10 +14,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from vaekit.data.dataset import Dataset
+from vaekit.data.text.batches import num_codes, trimmed
 from vaekit.data.transforms import Transform
 from vaekit.errors import TrainingError
 from vaekit.objectives import Objective
-from vaekit.training import advice
+from vaekit.training import advice, stages
 from vaekit.training.callbacks import Callback
 from vaekit.training.checkpoint import (
     Checkpoint,
@@ -32,14 +29,17 @@ from vaekit.training.checkpoint import (
     whole,
 )
 from vaekit.training.config import TrainConfig
-from vaekit.training.hiding import hidden
 from vaekit.training.optimizer import make_optimizer
 from vaekit.training.private import Account, Private
+from vaekit.training.progress import Agreed, Outcome, Progress
 from vaekit.training.sampling import Sampler
 from vaekit.training.schedules import Budget, learning_rate
+from vaekit.training.signals import Interruptible
+from vaekit.training.stages import AGGRESSIVE, AUTOENCODER
+from vaekit.training.step import Step, Window
 from vaekit.training.validation import validate
-from vaekit.types import Condition, Json
-from vaekit.vae import LatentModel
+from vaekit.types import Batch, Json
+from vaekit.vae import VAE, LatentModel
 
 CHECKPOINT_FILE = Path("last") / "checkpoint.safetensors"
 REPORT_SECONDS = 2.0
@@ -48,101 +48,6 @@ AGREE_EVERY = 10
 _MAX_ELEMENTS = 2**24
 _HOPELESS_STEPS = 200
 _foreach_lerp: Any = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
-
-
-class Step(nn.Module):
-    """What a step computes: transform, inference and objective in one module, so that data parallelism, reduced precision
-    and compilation see all of it."""
-
-    def __init__(
-        self, vae: LatentModel, transform: Transform, objective: Objective, num_samples: int, num_data: int, hide: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.vae, self.transform, self.objective = vae, transform, objective
-        self.num_samples, self.num_data, self.hide = num_samples, num_data, hide
-
-    def forward(self, x: Tensor, mask: Tensor | None, condition: Condition | None, step: int) -> dict[str, Tensor]:
-        """The terms of the bound, scalars; `loss` is minimised, and so is `adversary` where there is one."""
-        visible = hidden(x, mask, self.hide)
-        trace = self.vae(self.transform(x), condition=condition, mask=visible, num_samples=self.num_samples)
-        bound = self.objective(replace(trace, num_data=self.num_data), step)
-        adversary = {} if bound.adversary is None else {"adversary": bound.adversary}
-        main = {"loss": bound.loss, "elbo": bound.elbo, "rate": bound.rate, "distortion": bound.distortion}
-        return {**main, **adversary, **bound.terms}
-
-
-@dataclass
-class Window:
-    """Sums of what steps report, kept on the device: reading them, the only synchronisation, is left to the reports."""
-
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    steps: int = 0
-    start: float = field(default_factory=time.monotonic)
-
-    def add(self, **values: Tensor) -> None:
-        """Adds a step's values."""
-        for name, value in values.items():
-            value = value.detach()
-            self.sums[name] = value.clone() if name not in self.sums else self.sums[name].add_(value)
-        self.steps += 1
-
-    def read(self, batch_size: int) -> dict[str, float]:
-        """Means over the window's steps, and examples a second."""
-        means = {name: total.item() / self.steps for name, total in self.sums.items()}
-        means["examples_per_second"] = self.steps * batch_size / max(1e-9, time.monotonic() - self.start)
-        return means
-
-
-@dataclass
-class Progress:
-    """Where a run is; all of it goes into the checkpoint.
-
-    Attributes:
-        step: optimiser steps done.
-        best_loss: the least validation loss so far.
-        best_step: the step at which it was.
-        start_loss: the validation loss before the first step; None where it is not finite, or another player moves it.
-        stale: validations since.
-        stopped: why the run ended: `budget`, `patience` or `interrupted`; empty while it runs.
-        validation: what the last validation said.
-        best_validation: what the best one said.
-    """
-
-    step: int = 0
-    best_loss: float = float("inf")
-    best_step: int = 0
-    start_loss: float | None = None
-    stale: int = 0
-    stopped: str = ""
-    validation: dict[str, float] = field(default_factory=dict)
-    best_validation: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Agreed:
-    """What clocks and signals say, settled between the processes.
-
-    Attributes:
-        progress: the share of the budget that is done.
-        interrupted: whether a person or the system asked to stop.
-        checkpoint: whether a checkpoint is due.
-    """
-
-    progress: float
-    interrupted: bool
-    checkpoint: bool
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run leaves: the best weights, where they came from, how the run ended, what no person should miss, and what a
-    private run has spent."""
-
-    weights: dict[str, Tensor]
-    progress: Progress
-    seconds: float
-    warning: str | None = None
-    privacy: Json | None = None
 
 
 class Trainer:
@@ -181,9 +86,11 @@ class Trainer:
         self.config, self.data, self.held_out, self.folder, self.fabric = config, data, held_out, folder, fabric
         self.callbacks, self.fingerprint, self.objective, self.resume = callbacks, fingerprint, objective, resume
         self.vae, self.transform = vae.to(fabric.device), transform.to(fabric.device)
-        self.sampler = Sampler(len(data), config.batch_size, config.seed, fabric.global_rank, fabric.world_size)
+        ranks = (fabric.global_rank, fabric.world_size)
+        self.sampler = Sampler(len(data), config.batch_size, config.seed, *ranks, lengths=num_codes(data))
         self.budget = Budget.of(config, len(data))
-        self.progress = Progress()
+        stages.check(vae, objective, config, self.budget.total_steps)
+        self.progress = Progress(stage=stages.first(config))
         self.validate_every = config.validate_every or max(50, -(-len(data) // config.batch_size))
         self.best_weights: dict[str, Tensor] = {}
         self.window = Window()
@@ -202,8 +109,10 @@ class Trainer:
         self._prepare()
         self._tell("on_start", self.progress.step, self.budget)
         self._checkpointed = self._reported = time.monotonic()
-        with _Interruptible(self):
+        with Interruptible(self.interrupt):
             while not self.progress.stopped:
+                if self.progress.stage == AUTOENCODER and self.progress.step >= self.config.pretrain:
+                    self._start_anew()
                 self._train_step()
                 self._after_step()
         self._report()
@@ -223,14 +132,13 @@ class Trainer:
         torch.manual_seed(self.config.seed + 7919 * self.fabric.global_rank)
         checkpoint = self._find_checkpoint()
         if checkpoint is None and self.config.dp_epsilon is None:
-            num = max(1, min(len(self.data), 1024, _MAX_ELEMENTS // self.data.schema.num_dimensions))
-            first = Sampler(len(self.data), num, self.config.seed).batch(0)
-            batch = self.data.batch(first).to(self.fabric.device)
-            self.vae.initialize(self.transform(batch.x), batch.mask, self.vae.condition_of(batch.columns, num))
-        parts = (self.vae, self.transform, self.objective)
-        step = Step(*parts, self.config.num_samples, len(self.data), self.config.hide).train()
-        optimizer = make_optimizer(step, self.objective, self.config, self.fabric.device)
+            batch = self._first_examples()
+            self.vae.initialize(self.transform(batch.x), batch.mask, self.vae.condition_of(batch.columns, len(batch.x)))
+        parts, config = (self.vae, self.transform, self.objective), self.config
+        step = Step(*parts, config.num_samples, len(self.data), config.hide, config.pretrain).train()
+        optimizer = make_optimizer(step, self.objective, config, self.fabric.device)
         self.groups: list[list[nn.Parameter]] = [group["params"] for group in optimizer.param_groups]
+        self.turns = stages.Turns(self.vae, self.groups[0], config)
         self.step_module, self.optimizer = self.fabric.setup(step, optimizer)
         # After the set-up, which gives all processes the weights of the first.
         self.averaged = copy.deepcopy(self.vae).requires_grad_(False).eval() if self.config.ema else self.vae
@@ -239,8 +147,14 @@ class Trainer:
         if checkpoint is not None:
             self._restore(checkpoint)
         elif self.objective.adversary is None and self.private is None:
-            loss = self._validated()["loss"]
+            loss = self._validated(self.objective)["loss"]
             self.progress.start_loss = loss if math.isfinite(loss) else None
+
+    def _first_examples(self) -> Batch:
+        """Some examples to start from, the same ones every time."""
+        num = max(1, min(len(self.data), 1024, _MAX_ELEMENTS // self.data.schema.num_dimensions))
+        first = Sampler(len(self.data), num, self.config.seed).batch(0)
+        return trimmed(self.data.batch(first), self.data.schema).to(self.fabric.device)
 
     def _hide_examples(self, step: Step, spent: Json | None) -> None:
         """Makes the run private; one that goes on has spent something."""
@@ -290,10 +204,13 @@ class Trainer:
             if said:
                 self.window.add(**said)
             return
-        batch = self.data.batch(self.sampler.batch(step)).to(self.fabric.device)
+        batch = trimmed(self.data.batch(self.sampler.batch(step)), self.data.schema).to(self.fabric.device)
         out = self.step_module(batch.x, batch.mask, self.vae.condition_of(batch.columns, len(batch.x)), step)
         # Neither loss reaches the parameters of the other, so one backward pass serves both.
         self.fabric.backward(out["loss"] + out["adversary"] if "adversary" in out else out["loss"])
+        if self.progress.stage == AGGRESSIVE:
+            for parameter in self.turns.resting(step):
+                parameter.grad = None  # which the optimiser leaves alone, moments and all
         norms = [torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in self.groups]
         skip = ~torch.isfinite(torch.stack(norms)).all()
         if config.skip_norm is not None:
@@ -308,10 +225,11 @@ class Trainer:
 
     def _update(self, step: int, skip: Tensor) -> None:
         """Adam and the average; a step whose gradient is no good is left out by the optimiser's kernel itself."""
-        rate = learning_rate(self.config, step, self._progress_at(step))
+        since = stages.since(step, self.config.pretrain)
+        rate = learning_rate(self.config, since, self._progress_at(step))
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        inner: Any = self.optimizer.optimizer if hasattr(self.optimizer, "optimizer") else self.optimizer
+        inner = self._inner_optimizer()
         if inner.defaults.get("fused"):
             inner.grad_scale, inner.found_inf = None, skip
             self.optimizer.step()
@@ -319,9 +237,32 @@ class Trainer:
             self.optimizer.step()
         self.optimizer.zero_grad()
         if self.config.ema:
-            decay = min(self.config.ema, (1 + step) / (10 + step))
+            decay = min(self.config.ema, (1 + since) / (10 + since))
             with torch.no_grad():
                 _foreach_lerp(list(self.averaged.parameters()), list(self.vae.parameters()), 1 - decay)
+
+    def _inner_optimizer(self) -> Any:
+        """The optimiser itself, without what Fabric puts around it."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    def _start_anew(self) -> None:
+        """The end of pretraining: p(x|z) and a learned prior get fresh weights, and lose their moments and their average."""
+        self._report()  # what the steps so far have said is of another loss
+        device, vae = self.fabric.device, cast(VAE, self.vae)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed((1_000_003 * self.config.seed + self.config.pretrain) % 2**63)
+            batch = self._first_examples()
+            fresh = stages.start_anew(vae, self.transform(batch.x), batch.mask)
+        state = self._inner_optimizer().state
+        for parameter in fresh:
+            state.pop(parameter, None)
+            if self.fabric.world_size > 1:
+                torch.distributed.broadcast(parameter.data, 0)
+        if self.config.ema:
+            self.averaged.load_state_dict(vae.state_dict())
+        self.progress.stage = AGGRESSIVE if self.config.aggressive else ""
+        self.progress.validation = {}  # it was of another model
+        self._tell("on_note", stages.ANEW.format(step=self.progress.step))
 
     def _after_step(self) -> None:
         """Everything between steps: validation, report, checkpoint, and whether to stop."""
@@ -370,12 +311,15 @@ class Trainer:
         progress = self.progress
         started = time.monotonic()
         self._share_buffers()
-        progress.validation = self._validated()
+        pretraining = progress.stage == AUTOENCODER
+        progress.validation = self._validated(stages.AUTOENCODING if pretraining else self.objective)
         loss = progress.validation["loss"]
         # A loss that another player moves does not compare over time: the last weights count as the best. So they do where
         # a choice by examples would cost privacy.
         moving = self.objective.adversary is not None or self.private is not None
-        if math.isfinite(loss) and (moving or loss < progress.best_loss):
+        if pretraining:
+            pass  # these weights are of no model yet
+        elif math.isfinite(loss) and (moving or loss < progress.best_loss):
             progress.best_loss, progress.best_step, progress.stale = loss, progress.step, 0
             progress.best_validation = progress.validation
             self.best_weights = {k: v.detach().cpu().clone() for k, v in self.averaged.state_dict().items()}
@@ -385,11 +329,16 @@ class Trainer:
                 progress.stopped = "patience"
         self.window.start += time.monotonic() - started
         self._tell("on_validation", progress, self.budget)
-        self._advise(advice.on_validation(progress.validation, self.objective, progress.step, self.config))
+        if progress.stage == AGGRESSIVE:
+            said = stages.settle(progress)
+            if said is not None:
+                self._tell("on_note", said)
+        if not pretraining:
+            self._advise(advice.on_validation(progress.validation, self.objective, progress.step, self.config, self.vae))
 
-    def _validated(self) -> dict[str, float]:
+    def _validated(self, objective: Objective) -> dict[str, float]:
         """What the held-out examples say of the averaged weights."""
-        return validate(self.averaged, self.transform, self.objective, self.held_out, self.config, self.fabric)
+        return validate(self.averaged, self.transform, objective, self.held_out, self.config, self.fabric)
 
     def _share_buffers(self) -> None:
         """Buffers, such as codebooks that follow their codes, are averages themselves: the averaged model has those of now."""
@@ -473,26 +422,3 @@ class Trainer:
     def interrupt(self) -> None:
         """Asks the run to stop after the step in hand, with a checkpoint."""
         self._interrupted = True
-
-
-class _Interruptible:
-    """While it is open, the first Ctrl-C or SIGTERM asks the run to stop; the second one has its usual effect."""
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._handle) for number in self.signals}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        self.before = {}
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.trainer.interrupt()
-        self.__exit__()

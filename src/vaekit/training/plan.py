@@ -16,8 +16,8 @@ from vaekit.data.transforms import Transform
 from vaekit.errors import ConfigError, DataError, VaekitError
 from vaekit.objectives import ELBO, IWAE, DReG, Objective, StickingTheLanding, TotalCorrelation
 from vaekit.recipes import Recipe
-from vaekit.training import private
-from vaekit.training.config import TrainConfig
+from vaekit.training import private, stages
+from vaekit.training.config import BUDGETS, TrainConfig
 from vaekit.training.precision import choose_precision
 from vaekit.types import Json
 from vaekit.vae import LatentModel
@@ -81,12 +81,14 @@ def make_plan(
             )
         else:
             chosen = Recipe(vae, transform, {"batch_size": min(128, len(data))}, ())
-    if objective is None and chosen.objective is not None and not any(asked.get(key) for key in ("objective", *_OF_ELBO)):
-        objective = chosen.objective
+    if objective is None and chosen.objective is not None and not asked.get("objective"):
+        objective = _overridden(chosen.objective, asked)
     if objective is None:
         objective, its_settings = named_objective(asked)
         settings = {**its_settings, **settings}
-    config = TrainConfig.make(**{**chosen.settings, **settings})
+    budgeted = any(settings.get(name) is not None for name in BUDGETS)
+    defaults = {name: value for name, value in chosen.settings.items() if not (budgeted and name in BUDGETS)}
+    config = TrainConfig.make(**{**defaults, **settings})
     reasons = list(chosen.reasons)
     if config.batch_size > len(data):
         reasons.append(f"Batch: {len(data)} examples, because there are no more; {config.batch_size} were asked for.")
@@ -94,7 +96,8 @@ def make_plan(
     if len(data) < _FEW_EXAMPLES:
         reasons.append(f"Examples: {len(data)} to train on are few; the model will know them, and little of others like them.")
     config = private.settled(config, asked["settings"], len(data))
-    reasons += [*_echo(asked, config), *private.reason(config)]
+    stages.check(chosen.vae, objective, config, config.total_steps(len(data)))
+    reasons += [*_echo(asked, config), *stages.reasons(config), *private.reason(config)]
     with torch.random.fork_rng(devices=[]):
         _try_out(chosen, objective, data, config.num_samples, vae is not None)
         if config.dp_epsilon is not None:
@@ -109,7 +112,7 @@ def make_plan(
 
 
 OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "total-correlation")
-_OF_ELBO: Json = {"beta": 1.0, "warm_up": 0, "free_bits": 0.0, "capacity": None}
+_OF_ELBO: Json = {"beta": 1.0, "warm_up": 0, "cycles": 1, "free_bits": 0.0, "free_bits_per": "unit", "capacity": None}
 _FEW_EXAMPLES = 50
 _TRIED_EXAMPLES = 8
 
@@ -121,7 +124,7 @@ def named_objective(asked: Json) -> tuple[Objective, Json]:
         ConfigError: for a name that is not known, or arguments of the ELBO beside another one.
     """
     name = asked.get("objective") or "elbo"
-    given = {key: asked[key] for key in _OF_ELBO if asked[key] is not None}
+    given = {key: asked[key] for key in _OF_ELBO if asked.get(key) is not None}
     if name == "elbo":
         return ELBO(**given), {}
     if name not in OBJECTIVES:
@@ -139,6 +142,17 @@ def named_objective(asked: Json) -> tuple[Objective, Json]:
         "total-correlation": (TotalCorrelation(**{key: given[key] for key in allowed if key in given}), {}),
     }
     return named[name]
+
+
+def _overridden(objective: Objective, asked: Json) -> Objective | None:
+    """The objective of a recipe with the arguments of the ELBO that were asked for; None where it takes none, and some were."""
+    given = {key: asked[key] for key in _OF_ELBO if asked.get(key) is not None}
+    if not given or not isinstance(objective, ELBO):
+        return None if given else objective
+    own = {name: value for name, value in objective.spec().items() if name != "type"}
+    if "capacity" in given:
+        own["free_bits"] = 0.0  # which cannot be set together
+    return ELBO(**{**own, **given})
 
 
 def same_choice(name: str, then: Any, now: Any, objective: Json) -> bool:
@@ -181,11 +195,12 @@ def check_own(vae: object, transform: object, objective: object) -> None:
 
 def _echo(asked: Json, config: TrainConfig) -> list[str]:
     """The objective that was asked for, with what was asked of it."""
-    given = {name: asked[name] for name in _OF_ELBO if asked[name] is not None}
+    given = {name: asked[name] for name in _OF_ELBO if asked.get(name) is not None}
     if not asked.get("objective") and not given:
         return []
     details = [f"{config.num_samples} samples"] if config.num_samples > 1 else []
-    details += [f"{name.replace('_', ' ')} {value:g}" for name, value in given.items()]
+    said = {name: value if isinstance(value, str) else f"{value:g}" for name, value in given.items()}
+    details += [f"{name.replace('_', ' ')} {value}" for name, value in said.items()]
     return [f"Objective: {asked.get('objective') or 'elbo'}{' with ' + ' and '.join(details) if details else ''}, as asked."]
 
 

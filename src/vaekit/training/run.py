@@ -48,6 +48,8 @@ def train(
     beta: float | None = None,
     free_bits: float | None = None,
     warm_up: int | None = None,
+    cycles: int | None = None,
+    free_bits_per: str | None = None,
     capacity: float | None = None,
     prior: str | None = None,
     objective: Objective | str | None = None,
@@ -67,8 +69,8 @@ def train(
         data: a path, an array, or an open data set.
         out: the run's folder; None to keep everything in memory.
         recipe, latent, likelihood, condition, prior: see `vaekit.recipes.make`; not used where `vae` is given.
-        beta, free_bits, warm_up, capacity: of the `ELBO`, and `beta` of `total-correlation`; their defaults where None. Not
-            used where an `Objective` is given.
+        beta, free_bits, warm_up, cycles, free_bits_per, capacity: of the `ELBO`, and `beta` of `total-correlation`; their
+            defaults where None. Not used where an `Objective` is given.
         objective: what is minimised, or the name of one of `training.plan.OBJECTIVES`.
         vae: a model of one's own, with its `transform`.
         transform: stored values to the likelihood's support; needed with `vae`.
@@ -99,6 +101,7 @@ def train(
     training, held_out = split(dataset)
     choices = {"recipe": recipe, "latent": latent, "likelihood": likelihood, "condition": list(condition), "prior": prior}
     bound = {"beta": beta, "free_bits": free_bits, "warm_up": warm_up, "capacity": capacity, "objective": named}
+    bound |= {"cycles": cycles, "free_bits_per": free_bits_per}
     asked = {**choices, **bound, "settings": {name: value for name, value in settings.items() if value is not None}}
     plan = read_plan(folder, asked) if going_on else make_plan(training, asked, vae, transform, own, fabric.device)
     config = fabric.broadcast(plan.config.model_dump())  # speeds were measured, and processes may have found different ones

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -14,9 +15,14 @@ from vaekit.data.dataset import Dataset
 from vaekit.data.tables.columns import TableColumn, num_channels, state_channels
 from vaekit.data.transforms import Transform
 from vaekit.errors import ConfigError
+from vaekit.types import has_float64
 
 MOST_CELLS = 256
 """Cells of a column of numbers; so many distinct values, if they repeat, have a cell each."""
+
+BEYOND = 1e-4
+"""The mass of each cell of numbers that is kept for values which the column did not have: beyond its ends, in a gap between two
+cells, or between two steps."""
 
 _FIT_ROWS = 100_000
 _ROWS_A_VALUE = 4
@@ -24,6 +30,31 @@ _ROWS_A_CELL = 24
 _LEAST_CELLS = 4
 _TAIL_ROWS = 8
 _DAY, _SECOND = 86_400e6, 1e6
+_LEAST_ON_STEP = 16
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The cells of all channels of numbers, M of them with at most E cells, in float64 on one device.
+
+    Attributes:
+        index: (M,) which channels.
+        low, high: (M, E), infinities where there is no cell.
+        bounds: (M, E - 1) from where on a value counts to the next cell.
+        step: (M, 1) s, 0 where there is none.
+        finer: (M, 1) a tenth of s, or 1 where s is greater than that: how far apart values off the step are taken to be.
+        span: (M, 1) the distance between the ends of the column.
+        count: (C,) cells of every channel.
+    """
+
+    index: Tensor
+    low: Tensor
+    high: Tensor
+    bounds: Tensor
+    step: Tensor
+    finer: Tensor
+    span: Tensor
+    count: Tensor
 
 
 class CellGrid(Transform):
@@ -35,9 +66,20 @@ class CellGrid(Transform):
 
     Under a likelihood with a uniform density in each cell (`likelihoods.Cells`) a column of numbers is a histogram whose masses
     depend on the latent: no shape is assumed, and repeated values such as 0, bounds, several modes and long tails are met. With
-    a step s > 0 the figure is the mass of the value, without one its density. Values between cells count to the nearer one,
-    values beyond the ends to the last; a column's ends are the least and the greatest value that was seen. A place is a float32
-    number: rounded to the step, `inverse` of it is the value again where a cell has at most 2^15 values.
+    a step s > 0 the figure is the mass of the value, without one its density. A column's ends are the least and the greatest
+    value that was seen. A place is a float32 number: `inverse` of it is the value again where a cell has at most 2^15 values,
+    but for decimals, which are still to be rounded to theirs.
+
+    A value that the column never had, beyond its ends, between two cells or between two steps, has the place of the nearest
+    that it could have had. Its density is not that one's: of the mass of each cell, epsilon = 10^-4 is kept for such values,
+    the less the further they are. At a distance d from the nearest, in a column with a span r between its ends,
+
+        log p(v) = log p(cell) + log(epsilon / 6) + log(u r / (r + d)^2)
+
+    with u = s, 1 without a step, and of a value off the step 1 or a tenth of s, the lesser. All values together have at most
+    the mass 1: of those beyond either end and in gaps the sum is at most 2, of those off the step at most 3 times epsilon / 6.
+
+    The device may be one without float64: numbers are then placed on the CPU, and their places brought to where the grid is.
 
     Args:
         channels: a record a channel: `{"cells": n}` of codes, or `{"low": [...], "high": [...], "step": s}` of numbers, in
@@ -55,8 +97,11 @@ class CellGrid(Transform):
         >>> grid.inverse(y)
         tensor([[2., 0.],
                 [0., 3.]], dtype=torch.float64)
-        >>> grid.log_abs_det(torch.tensor([[2.0, 0.0], [0.0, 3.0]], dtype=torch.float64)).exp()
-        tensor([1.0000, 0.1000], dtype=torch.float64)
+        >>> x = torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, 11.0]], dtype=torch.float64)
+        >>> grid.log_abs_det(x).exp()
+        tensor([9.9990e-01, 9.9990e-02, 1.3774e-06], dtype=torch.float64)
+        >>> grid.beyond(x)[:, 1]
+        tensor([0., 0., 1.], dtype=torch.float64)
     """
 
     def __init__(self, channels: list[dict[str, Any]]) -> None:
@@ -74,70 +119,115 @@ class CellGrid(Transform):
             high[row, : self.sizes[index]] = channels[index]["high"]
         middle = low[:, 1:] / 2 + high[:, :-1] / 2  # a sum could be beyond float64
         middle = np.where(middle > high[:, :-1], middle, low[:, 1:])  # between neighbours in float64 there is nothing
-        for name, values in (
-            ("_numbers", np.array(numbers, np.int64)),
-            ("_low", low),
-            ("_high", high),
-            ("_bounds", np.where(np.isfinite(middle), middle, np.inf)),
-            ("_step", np.array([[channels[index]["step"]] for index in numbers]).reshape(-1, 1)),
-            ("_count", np.array(self.sizes, np.float64)),
-        ):
-            self.register_buffer(name, torch.from_numpy(values), persistent=False)
+        step = np.array([[channels[index]["step"]] for index in numbers], np.float64).reshape(-1, 1)
+        last = np.array([[channels[index]["high"][-1]] for index in numbers], np.float64).reshape(-1, 1)
+        span = last - low[:, :1]
+        self._arrays: dict[str, np.ndarray] = {
+            "index": np.array(numbers, np.int64),
+            "low": low,
+            "high": high,
+            "bounds": np.where(np.isfinite(middle), middle, np.inf),
+            "step": step,
+            "finer": np.where(step > 1, 1.0, step / 10),
+            "span": np.where(span > 0, span, np.where(step > 0, step, np.maximum(1.0, np.abs(last)))),
+            "count": np.array(self.sizes, np.float64),
+        }
+        self._tensors: dict[torch.device, _Numbers] = {}
+        self.register_buffer("_home", torch.zeros(1), persistent=False)  # which says where the grid is
 
     def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """float32 places (B, C) of cells (B, C) in float64; NaN becomes 1/2, which a mask must cover."""
-        count = self._part("_count")
-        cell = torch.minimum(x.double().nan_to_num(0.0).floor().clamp(min=0.0), count - 1)
+        t = self._on(x.device)
+        x = x.to(t.count.device)
+        cell = torch.minimum(x.double().nan_to_num(0.0).floor().clamp(min=0.0), t.count - 1)
         share = torch.full_like(cell, 0.5)
-        numbers = self._part("_numbers")
-        if len(numbers):
-            cell[:, numbers], share[:, numbers] = (part.T.double() for part in self._placed(x)[:2])
+        if len(t.index):
+            placed = _Placed.of(x, t)
+            cell[:, t.index], share[:, t.index] = placed.cell.T.double(), placed.share().T
         y, upper = (cell + share).float(), (cell + 1).float()
         y = torch.minimum(y, torch.nextafter(upper, upper - 1))  # rounding must not bring it into the next cell
-        return torch.where(x.isnan(), 0.5, y)
+        return torch.where(x.isnan(), 0.5, y).to(cast(Tensor, self._home).device)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """float64 cells (..., C) of places (..., C); numbers are not yet rounded to their step."""
-        x = y.double().floor()
-        x = torch.minimum(x.clamp(min=0.0), self._part("_count") - 1)
-        numbers = self._part("_numbers")
-        if len(numbers):
-            cell = x[..., numbers].long().flatten(0, -2)
-            share = (y[..., numbers].double().flatten(0, -2) - cell).clamp(0.0, 1.0)
-            low, high = self._part("_low").gather(1, cell.T), self._part("_high").gather(1, cell.T)
-            step = self._part("_step")
-            value = (low - step / 2 + share.T * (high - low + step)).clamp(min=low, max=high)
-            x[..., numbers] = value.T.unflatten(0, x.shape[:-1])
+        """float64 cells (..., C) of places (..., C): numbers on their step where that is 1 or more, not yet rounded decimals."""
+        t = self._on(y.device)
+        y = y.to(t.count.device).double()
+        x = torch.minimum(y.floor().clamp(min=0.0), t.count - 1)
+        if len(t.index):
+            cell = x[..., t.index].long().flatten(0, -2)
+            share = (y[..., t.index].flatten(0, -2) - cell).clamp(0.0, 1.0)
+            low, high = t.low.gather(1, cell.T), t.high.gather(1, cell.T)
+            value = (low - t.step / 2 + share.T * (high - low + t.step)).clamp(min=low, max=high)
+            on_step = low + ((value - low) / t.step).round() * t.step
+            value = torch.where(t.step >= 1, on_step.clamp(max=high), value)
+            x[..., t.index] = value.T.unflatten(0, x.shape[:-1])
         return x
 
     def log_abs_det(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B,): the sum over observed numbers of log(s / (high - low + s)), or -log(high - low) without a step; 0 of atoms."""
-        total = torch.zeros(len(x), dtype=torch.float64)
-        numbers = self._part("_numbers")
-        if not len(numbers):
-            return total
-        x = x.to(self._part("_low").device)
-        _, _, width = self._placed(x)
-        step = self._part("_step")
-        unit = torch.where(step > 0, step, 1.0)
-        terms = torch.where(width > 0, (unit / (width + step)).log(), 0.0).T
-        observed = ~x[:, numbers].isnan()
+        """(B,): the sum over observed numbers of log(s / (high - low + s)), or -log(high - low) without a step, 0 of atoms; each
+        with log(1 - epsilon). For values that the column never had, see above.
+
+        Args:
+            x: (B, C) cells.
+            mask: (B, C) bool, True where observed, or None.
+        """
+        t = self._on(x.device)
+        x = x.to(t.count.device)
+        if not len(t.index):
+            return torch.zeros(len(x), dtype=torch.float64)
+        placed = _Placed.of(x, t)
+        distance, log_unit = placed.distance(), placed.log_unit() + math.log1p(-BEYOND)
+        terms = torch.where(distance > 0, placed.log_beyond(distance), log_unit).T
+        observed = ~x[:, t.index].isnan()
         if mask is not None:
-            observed &= mask.to(x.device)[:, numbers]
+            observed &= mask.to(x.device)[:, t.index]
         return torch.where(observed, terms, 0.0).sum(1).cpu()
 
-    def _placed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cell, share of the way through it and high - low, each (numbers, B), of the numbers of x (B, C)."""
-        value = x[:, self._part("_numbers")].T.double().contiguous()
-        cell = torch.searchsorted(self._part("_bounds"), value.nan_to_num(0.0), right=True)
-        low, high = self._part("_low").gather(1, cell), self._part("_high").gather(1, cell)
-        width, step = high - low, self._part("_step")
-        inside = torch.minimum(torch.maximum(value, low), high)
-        share = torch.where(width > 0, (inside - low + step / 2) / (width + step), 0.5)
-        return cell, share.clamp(1e-6, 1 - 1e-6), width
+    def beyond(self, x: Tensor) -> Tensor:
+        """(B, C) float64, on the CPU: how far each number of x (B, C) is from the nearest that its column could have had; 0 of
+        those that it could, of codes, and of NaN."""
+        t = self._on(x.device)
+        x = x.to(t.count.device)
+        found = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
+        if len(t.index):
+            found[:, t.index] = _Placed.of(x, t).distance().T
+        return found.cpu()
 
-    def _part(self, name: str) -> Tensor:
-        return cast(Tensor, getattr(self, name))
+    def log_units(self, channel: int) -> Tensor:
+        """(n,) float64, on the CPU: of each cell of a channel of numbers the logarithm of the share of its mass that one value
+        has, or of its density without a step; 0 of atoms and codes.
+
+        Args:
+            channel: index.
+        """
+        record = self.channels[channel]
+        if "cells" in record:
+            return torch.zeros(self.sizes[channel], dtype=torch.float64)
+        low, high = (torch.tensor(record[end], dtype=torch.float64) for end in ("low", "high"))
+        return _log_unit(high - low, torch.tensor(float(record["step"]), dtype=torch.float64))
+
+    def span(self, channel: int) -> float:
+        """The distance between the ends of a channel of numbers, by which values beyond them are measured."""
+        return float(self._arrays["span"][self._arrays["index"].tolist().index(channel), 0])
+
+    def on_step(self, channel: int, values: Tensor) -> Tensor:
+        """float64 numbers of a channel, each brought to the nearest on its step where that is more than 1.
+
+        Args:
+            channel: index.
+            values: of any shape, on the CPU.
+        """
+        record = self.channels[channel]
+        low, step = float(record["low"][0]), float(record["step"])
+        return low + ((values - low) / step).round() * step if step > 1 else values
+
+    def _on(self, device: torch.device) -> _Numbers:
+        """The cells of numbers on a device, or on the CPU where that has no float64; they come to each once."""
+        device = device if has_float64(device) else torch.device("cpu")
+        if device not in self._tensors:
+            with torch.inference_mode(False):
+                self._tensors[device] = _Numbers(**{k: torch.from_numpy(v).to(device) for k, v in self._arrays.items()})
+        return self._tensors[device]
 
     def places(
         self, channel: int, low: float, high: float, low_closed: bool = True, high_closed: bool = True
@@ -186,20 +276,85 @@ class CellGrid(Transform):
                 f"`most_cells` must be at least {2 * _LEAST_CELLS}, got {most_cells}. Leave it out for {MOST_CELLS}."
             )
         columns = dataset.schema.table
-        rows = np.arange(len(dataset))
-        if len(rows) > _FIT_ROWS:
-            rows = np.sort(np.random.default_rng(seed).choice(len(dataset), _FIT_ROWS, replace=False))
+        few = len(dataset) <= _FIT_ROWS
+        rows = None if few else np.sort(np.random.default_rng(seed).choice(len(dataset), _FIT_ROWS, replace=False))
         cells = dataset.stored(rows)
         channels: list[dict[str, Any]] = [{"cells": 1}] * num_channels(columns)
         for index, column in enumerate(columns):
             if column.is_number or column.type == "datetime":
                 values = cells[:, index].astype(np.float64)
-                channels[index] = _numbers(values[~np.isnan(values)], column, most_cells)
+                values = values[~np.isnan(values)]
+                step = step_of(column, values)
+                if step > 1 and column.type != "datetime" and not few:
+                    step = _step_of_all(dataset, index, step, values[0])
+                channels[index] = _numbers(values, column, most_cells, step)
             else:
                 channels[index] = {"cells": max(1, len(column.categories))}
         for index, channel in state_channels(columns).items():
             channels[channel] = {"cells": columns[index].num_states}
         return cls(channels)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Numbers and the cells that they count to, all (M, B).
+
+    Attributes:
+        value: the numbers.
+        cell: index of the cell.
+        low, high: of it.
+        numbers: all cells.
+    """
+
+    value: Tensor
+    cell: Tensor
+    low: Tensor
+    high: Tensor
+    numbers: _Numbers
+
+    @classmethod
+    def of(cls, x: Tensor, numbers: _Numbers) -> _Placed:
+        """The numbers of x (B, C)."""
+        value = x[:, numbers.index].T.double().contiguous()
+        cell = torch.searchsorted(numbers.bounds, value.nan_to_num(0.0), right=True)
+        return cls(value, cell, numbers.low.gather(1, cell), numbers.high.gather(1, cell), numbers)
+
+    def share(self) -> Tensor:
+        """How far through its cell each is, inside (0, 1)."""
+        width, step = self.high - self.low, self.numbers.step
+        inside = torch.minimum(torch.maximum(self.value, self.low), self.high)
+        return torch.where(width > 0, (inside - self.low + step / 2) / (width + step), 0.5).clamp(1e-6, 1 - 1e-6)
+
+    def log_unit(self) -> Tensor:
+        """log of the share of its cell's mass that each has, or of the density there."""
+        return _log_unit(self.high - self.low, self.numbers.step)
+
+    def distance(self) -> Tensor:
+        """To the nearest value of the cell: 0 of one that is there but for rounding, and of NaN."""
+        distance = (self.value - self._on_step(torch.minimum(torch.maximum(self.value, self.low), self.high))).abs()
+        return torch.where(distance > self._slack(), distance, 0.0)
+
+    def log_beyond(self, distance: Tensor) -> Tensor:
+        """log of the share of its cell's mass that each would have at a distance from it, or of the density there."""
+        step, span = self.numbers.step, self.numbers.span
+        off = (self.value - self._on_step(self.value)).abs() > self._slack()
+        unit = torch.where(off, self.numbers.finer, torch.where(step > 0, step, 1.0))
+        return math.log(BEYOND / 6) + (unit / span).log() - 2 * torch.log1p(distance / span)
+
+    def _on_step(self, values: Tensor) -> Tensor:
+        """Each value brought to the nearest whole number of steps from its cell."""
+        step = self.numbers.step
+        return torch.where(step > 0, self.low + ((values - self.low) / torch.where(step > 0, step, 1.0)).round() * step, values)
+
+    def _slack(self) -> Tensor:
+        """What counts as rounding."""
+        step = self.numbers.step
+        return torch.where(step > 0, step.clamp(max=1.0) / 4, 1e-6 * self.value.abs())
+
+
+def _log_unit(width: Tensor, step: Tensor) -> Tensor:
+    """log(s / (width + s)), -log(width) without a step, 0 of no width."""
+    return torch.where(width > 0, (torch.where(step > 0, step, 1.0) / (width + step)).log(), 0.0)
 
 
 def _first_step(first: float, step: float, bound: float, closed: bool) -> float:
@@ -233,17 +388,41 @@ def _check(channel: dict[str, Any]) -> None:
 
 
 def step_of(column: TableColumn, values: np.ndarray) -> float:
-    """The distance s between neighbouring values that a column can print; 0 where there is none."""
+    """The distance s between neighbouring values that a column can have; 0 where there is none.
+
+    That of whole numbers is 1, or the greatest that divides all their differences, such as 100 of wages in hundreds, where
+    there are enough distinct ones for it to be no chance.
+    """
     if column.type in ("integer", "count"):
-        return 1.0
+        return _common_step(values, column)
     if column.type == "datetime":
         return next((unit for unit in (_DAY, 60 * _SECOND, _SECOND) if np.all(values % unit == 0)), 1.0)
     return 0.0 if column.decimals is None else 10.0**-column.decimals
 
 
-def _numbers(values: np.ndarray, column: TableColumn, most_cells: int) -> dict[str, Any]:
+def _common_step(values: np.ndarray, column: TableColumn) -> float:
+    ends = [end for end in (column.low, column.high) if end is not None]
+    distinct = np.unique(np.concatenate([values, ends]))
+    # Beyond 2^53 float64 has even numbers only.
+    if len(distinct) < _LEAST_ON_STEP or max(abs(distinct[0]), abs(distinct[-1])) >= 2.0**53 or np.any(distinct % 1 != 0):
+        return 1.0
+    return float(np.gcd.reduce((distinct - distinct[0]).astype(np.int64)))
+
+
+def _step_of_all(dataset: Dataset, index: int, step: float, first: float) -> float:
+    """A step of whole numbers that some rows have, as all rows have it."""
+    for start in range(0, len(dataset), _FIT_ROWS):
+        if step == 1:
+            break
+        values = dataset.stored(np.arange(start, min(start + _FIT_ROWS, len(dataset))))[:, index]
+        away = np.unique(np.abs(values[~np.isnan(values)] - first).astype(np.int64))
+        step = float(np.gcd.reduce(np.append(away, int(step))))
+    return step
+
+
+def _numbers(values: np.ndarray, column: TableColumn, most_cells: int, step: float | None = None) -> dict[str, Any]:
     """The record of a column of numbers."""
-    step = step_of(column, values)
+    step = step_of(column, values) if step is None else step
     ends = [end for end in (column.low, column.high) if end is not None]
     distinct, counts = np.unique(values + 0.0, return_counts=True)  # 0.0 for -0.0
     if not len(distinct):

@@ -32,6 +32,7 @@ class TableSource:
         batches: rows at most -> the rows as frames. A text file has only text columns.
         notes: what a person should know.
         delimiter: of a text file.
+        path: of a file.
     """
 
     form: Form
@@ -39,6 +40,7 @@ class TableSource:
     batches: Callable[[int], Iterator[pl.DataFrame]]
     notes: tuple[str, ...] = ()
     delimiter: str | None = None
+    path: Path | None = None
 
 
 def is_table(source: Any) -> bool:
@@ -112,7 +114,7 @@ def open_source(
     if layout.padded:
         notes += ("The space after each delimiter is dropped.",)
     suffix: Form = "tsv" if layout.delimiter == "\t" else "csv"
-    return TableSource(suffix, names, lambda rows: text_batches(path, layout, names, rows), notes, layout.delimiter)
+    return TableSource(suffix, names, lambda rows: text_batches(path, layout, names, rows), notes, layout.delimiter, path)
 
 
 def read(source: Any, **options: Any) -> pl.DataFrame:
@@ -204,7 +206,7 @@ def _scanned(path: Path, form: Form) -> TableSource:
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(_broken(path, form, error)) from error
 
-    return TableSource(form, names, rows_of)
+    return TableSource(form, names, rows_of, path=path)
 
 
 def _broken(path: Path, form: str, error: Exception) -> str:
@@ -232,7 +234,7 @@ def _from_workbook(path: Path, sheet: str | int | None) -> TableSource:
         raise DataError(_broken(path, "xlsx", error)) from error
     if not frame.width:
         raise DataError(f"`{path}` must hold a table in its first sheet, found none. Name the sheet with `sheet`.")
-    return TableSource("xlsx", tuple(frame.columns), lambda rows: frame.iter_slices(rows))
+    return TableSource("xlsx", tuple(frame.columns), lambda rows: frame.iter_slices(rows), path=path)
 
 
 def _in_memory(source: Any) -> TableSource:

@@ -125,10 +125,7 @@ def privacy(
         ConfigError: if there are fewer than two training, synthetic or held-out rows, or the metric is unknown.
         DataError: if the columns differ.
     """
-    same_table(train, synthetic, test)
-    if min(len(train), len(synthetic), len(test)) < 2:
-        found = f"{len(train)} training, {len(synthetic)} synthetic and {len(test)} held-out"
-        raise ConfigError(f"There must be at least two rows of each kind, got {found} ones. Give more rows.")
+    _check(train, synthetic, test)
     distance = Distance(train, metric)
     limit = limit_of(len(distance.columns), LIMIT, 50, 1000) if limit is None else max(2, limit)
     report = progress or (lambda done, total: None)
@@ -156,6 +153,13 @@ def privacy(
         num_references=num_references,
         num_members=num_members,
     )
+
+
+def _check(train: Rows, synthetic: Rows, test: Rows) -> None:
+    same_table(train, synthetic, test)
+    if min(len(train), len(synthetic), len(test)) < 2:
+        found = f"{len(train)} training, {len(synthetic)} synthetic and {len(test)} held-out"
+        raise ConfigError(f"There must be at least two rows of each kind, got {found} ones. Give more rows.")
 
 
 def _distances(nearest: np.ndarray) -> Distances:

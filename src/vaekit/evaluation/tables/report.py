@@ -22,6 +22,9 @@ from vaekit.inference import Progress
 from vaekit.types import Json
 
 
+_FAITHFUL_PARTS, _PARTS = 6, 11
+
+
 @dataclass(frozen=True)
 class TableReport:
     """How good synthetic rows are.
@@ -103,43 +106,53 @@ def evaluate_tables(
         raise ConfigError(f"Held-out rows must be given to predict `target={target!r}`, found none. Give `test`.")
     rows, made = as_rows(real, columns), as_rows(synthetic, columns)
     held_out = None if test is None else as_rows(test, columns)
-    report, total = progress or (lambda done, total: None), 11
+    report = progress or (lambda done, total: None)
     how: dict[str, Any] = {"seed": seed, "limit": limit}
-    shapes = column_shapes(rows, made)
-    report(1, total)
-    trends = pair_trends(rows, made, seed=seed)
-    report(2, total)
-    reference = None if held_out is None else (column_shapes(rows, held_out), pair_trends(rows, held_out, seed=seed))
-    report(3, total)
-    detections = []
-    for kind in CLASSIFIERS:
-        detections.append(detection(rows, made, classifier=kind, **how))
-        report(3 + len(detections), total)
-    coverage = table_coverage(rows, made, **how)
-    report(6, total)
+    faithful = _faithful(rows, made, held_out, how, report)
     useful = None if held_out is None or target is None else utility(rows, made, held_out, target, **how)
-    private = (
-        None if held_out is None else privacy(rows, made, held_out, **how, progress=lambda done, _: report(6 + done, total))
-    )
-    if private is None:
-        report(total, total)
+    private = None
+    if held_out is not None:
+        private = privacy(rows, made, held_out, **how, progress=lambda done, _: report(_FAITHFUL_PARTS + done, _PARTS))
+    else:
+        report(_PARTS, _PARTS)
     left_out = tuple(rows.columns[i].name for i in range(len(rows.columns)) if i not in set(rows.measured))
     return TableReport(
         num_real=len(rows),
         num_synthetic=len(made),
         num_test=0 if held_out is None else len(held_out),
-        shapes=shapes,
-        mean_shape=_mean_shape(shapes),
-        trends=trends,
-        reference_shape=None if reference is None else _mean_shape(reference[0]),
-        reference_trend=None if reference is None else reference[1].mean,
-        detections=tuple(detections),
-        coverage=coverage,
+        **faithful,
         utility=useful,
         privacy=private,
         left_out=left_out,
-        notes=_notes(held_out, target, trends, left_out),
+        notes=_notes(held_out, target, faithful["trends"], left_out),
     )
+
+
+def _faithful(rows: Rows, made: Rows, held_out: Rows | None, how: dict[str, Any], report: Progress) -> dict[str, Any]:
+    """The fields of a report on how near the synthetic rows are to the real ones."""
+    shapes = column_shapes(rows, made)
+    report(1, _PARTS)
+    trends = pair_trends(rows, made, seed=how["seed"])
+    report(2, _PARTS)
+    reference = None
+    if held_out is not None:
+        reference = column_shapes(rows, held_out), pair_trends(rows, held_out, seed=how["seed"])
+    report(3, _PARTS)
+    detections = []
+    for kind in CLASSIFIERS:
+        detections.append(detection(rows, made, classifier=kind, **how))
+        report(3 + len(detections), _PARTS)
+    coverage = table_coverage(rows, made, **how)
+    report(_FAITHFUL_PARTS, _PARTS)
+    return {
+        "shapes": shapes,
+        "mean_shape": _mean_shape(shapes),
+        "trends": trends,
+        "reference_shape": None if reference is None else _mean_shape(reference[0]),
+        "reference_trend": None if reference is None else reference[1].mean,
+        "detections": tuple(detections),
+        "coverage": coverage,
+    }
 
 
 def _mean_shape(shapes: Sequence[ColumnShape]) -> float | None:

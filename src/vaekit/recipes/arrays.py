@@ -1,32 +1,25 @@
-"""From a schema to sensible parts: what "auto" means, and why.
-
-A recipe is nothing but a choice of components and settings. Every choice comes with a sentence that says what was chosen
-and for what reason; each of them can be overridden on its own.
-"""
+"""Parts for images and vectors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from vaekit import likelihoods, networks, posteriors, priors
+from vaekit import likelihoods, networks, posteriors
 from vaekit.component import Component
 from vaekit.data.dataset import Dataset, spaced
 from vaekit.data.schema import Schema
-from vaekit.data.tables.grid import CellGrid
 from vaekit.data.transforms import Binarize, Levels, Standardize, Transform
 from vaekit.data.values import chunks
 from vaekit.errors import ConfigError, DataError
 from vaekit.likelihoods import Likelihood
-from vaekit.networks import ConditionEncoder
 from vaekit.networks.conv import stage_sizes
-from vaekit.objectives import ELBO, Objective
+from vaekit.recipes.base import Recipe, batch_size_of, check_latent, condition_of, prior_of
 from vaekit.types import Json
-from vaekit.vae import VAE, HierarchicalVAE, LatentModel
+from vaekit.vae import VAE, HierarchicalVAE
 
 LIKELIHOODS = (
     "auto",
@@ -49,8 +42,6 @@ LIKELIHOODS = (
 )
 _COUNTS = ("poisson", "negative-binomial", "zero-inflated-poisson", "zinb")
 _LEVELS = ("logistic-mixture", "beta-binomial", "categorical")
-RECIPES = ("auto", "mlp", "conv", "conv-large", "ladder", "table")
-PRIORS = ("standard", "mixture", "vamp", "flow", "autoregressive")
 _MEDIAN_ROWS = 1000
 _MOST_VECTOR_LEVELS = 256
 _NEAR_ZERO = 10.0
@@ -63,60 +54,21 @@ _STAGES = ((1, 2, 64), (2, 0, 64), (5, 4, 64), (10, 4, 64), (20, 1, 32), (math.i
 """Of a ladder's stage up to a size: levels of latents, few where they cost most, and width for small grey images."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The parts that fit a data set.
-
-    Attributes:
-        vae: the model, fresh.
-        transform: stored values to the likelihood's support.
-        settings: defaults for the training config, which the user's own settings override.
-        reasons: a sentence for each choice.
-        objective: what is minimised where nothing else is asked for; None for the `ELBO` as it is.
-        second_stage: the prior that is fitted to the latents after training (see `training.refit`); None for none.
-    """
-
-    vae: LatentModel
-    transform: Transform
-    settings: Json = field(default_factory=dict)
-    reasons: tuple[str, ...] = ()
-    objective: Objective | None = None
-    second_stage: str | None = None
-
-
-def make(
+def arrays(
     data: Dataset,
-    recipe: str = "auto",
-    latent: int | None = None,
-    likelihood: str | None = None,
-    condition: Sequence[str] = (),
-    accelerated: bool = False,
-    prior: str | None = None,
+    recipe: str,
+    latent: int | None,
+    likelihood: str | None,
+    condition: Sequence[str],
+    accelerated: bool,
+    prior: str | None,
 ) -> Recipe:
-    """The parts for a data set.
-
-    Args:
-        data: the examples to train on.
-        recipe: `auto`, or the kind of network: `mlp`, `conv` or `conv-large` (images only), `ladder`, a hierarchy of
-            latents, or `table` (tables only).
-        latent: number of latent units D; of a ladder, the channels of each level's latent, or of vectors the units of its
-            last level; None to choose.
-        likelihood: one of `LIKELIHOODS`; None for `auto`.
-        condition: names of the columns that the model is conditioned on.
-        accelerated: whether training runs on a GPU, where `auto` takes the larger networks.
-        prior: one of `PRIORS`; None for `standard`. A ladder has its own.
-
-    Raises:
-        ConfigError: for a name that is not known, or a combination that cannot be.
-        DataError: if the data lie outside the likelihood's support, or lack a column.
-    """
+    """Images and vectors: dense, convolutional or hierarchical networks, and the likelihood of their values."""
     schema = data.schema
-    if schema.kind == "table":
-        return _table(data, recipe, latent, likelihood, condition, prior)
     family, why_family = _choose_likelihood(data, likelihood or "auto")
     network, why_network = _choose_network(schema, recipe, accelerated)
     transform, span = _transform(data, family)
-    encoder, features = _condition(schema, condition)
+    encoder, features = condition_of(schema, condition)
     if network == "ladder":
         if prior is not None:
             raise ConfigError(f"`prior` must be left out for a ladder, whose levels are each other's prior; got {prior!r}.")
@@ -130,7 +82,7 @@ def make(
     inward = networks.LogInput(inward) if _in_logs(family) else inward
     reach = (math.expm1(span[0]), math.expm1(span[1])) if _in_logs(family) else span
     vae = VAE(
-        prior=_prior(prior or "standard", num_latents, schema, reach, features, len(data)),
+        prior=prior_of(prior or "standard", num_latents, schema, reach, features, len(data)),
         posterior=posteriors.DiagonalNormal(inward, num_latents),
         likelihood=_likelihood(family, outward, schema),
         condition=encoder,
@@ -140,77 +92,6 @@ def make(
     settings: Json = {"learning_rate": peak * math.sqrt(batch_size / 256), "batch_size": batch_size}
     why_prior = () if prior is None else (f"Prior: {prior}, as asked.",)
     return Recipe(vae, transform, settings, (why_family, why_network, why_latent, *why_prior))
-
-
-SECOND_STAGE = "mixture-full"
-_LEAST_FOR_SECOND_STAGE = 1000
-_TABLE_WIDTHS = ((64, 256), (400, 512), (math.inf, 768))
-"""Channels up to which a table has a width of its networks."""
-
-
-def _table(
-    data: Dataset, recipe: str, latent: int | None, likelihood: str | None, condition: Sequence[str], prior: str | None
-) -> Recipe:
-    """Columns as cells between residual networks; trained to infer from any part of a row."""
-    if recipe not in ("auto", "table"):
-        raise ConfigError(f"The recipe of a table must be `table` or `auto`, got {recipe!r}. Leave it out.")
-    if likelihood not in (None, "auto"):
-        raise ConfigError(f"`likelihood` must be left out for a table, whose columns have one each; got {likelihood!r}.")
-    if condition:
-        raise ConfigError(
-            f"`condition` must be left out for a table, got {list(condition)}. Whatever it is trained on, a model of a table "
-            "generates rows where any column has a value: `generate --where`."
-        )
-    if prior == "vamp":
-        raise ConfigError("The prior of a table must not be `vamp`, whose inputs are numbers; use `mixture` or `flow`.")
-    schema, grid = data.schema, CellGrid.fit(data)
-    channels = len(grid.sizes)
-    num_latents = latent if latent is not None else int(np.clip(2 * channels, 4, 32 if channels <= 100 else 64))
-    if num_latents < 1:
-        raise ConfigError(f"`latent` must be at least 1, got {num_latents}. Leave it out to let the data choose.")
-    width = next(width for most, width in _TABLE_WIDTHS if channels <= most)
-    features = 16 if channels <= 400 else 8
-    inward = networks.CellEmbedding(networks.ResidualMLP([channels, features], width), grid.sizes, grid.ordered, features)
-    vae = VAE(
-        prior=_prior(prior or "standard", num_latents, schema, (-1.0, 1.0), 0, len(data)),
-        posterior=posteriors.DiagonalNormal(inward, num_latents),
-        likelihood=likelihoods.Cells(networks.ResidualMLP(num_latents, width), grid.sizes, grid.ordered),
-    )
-    batch_size = max(1, min(len(data), 512, max(32, 2 ** round(math.log2(max(1, len(data) / 50))))))
-    steps = max(1, len(data) // batch_size)
-    settings: Json = {
-        "learning_rate": 2e-3 * math.sqrt(batch_size / 512),
-        "batch_size": batch_size,
-        "hide": 0.25,
-        "weight_decay": 0.02,
-    }
-    numbers = sum(grid.ordered)
-    why = (
-        f"Likelihood: cells, a histogram for each of {numbers} columns of numbers and the categories of the others, given the "
-        "latent.",
-        f"Network: two residual blocks of {width} on each side, over embeddings of {features} numbers a column.",
-        f"Latent: {num_latents} units; units that the data do not need stay at the prior.",
-        *(() if prior is None else (f"Prior: {prior}, as asked.",)),
-    )
-    second_stage = SECOND_STAGE if prior is None and len(data) >= _LEAST_FOR_SECOND_STAGE else None
-    return Recipe(vae, grid, settings, why, ELBO(warm_up=min(4000, 20 * steps)), second_stage)
-
-
-def _prior(
-    name: str, num_latents: int, schema: Schema, span: tuple[float, float], features: int, num_examples: int
-) -> priors.Prior:
-    """The prior of a name. A Vamp prior has 500 pseudo-inputs, within the range of the data where they have one."""
-    if name not in PRIORS:
-        raise ConfigError(f"`prior` must be one of {', '.join(PRIORS)}; got {name!r}. Use `standard` when in doubt.")
-    bounded = span if schema.levels is not None else None
-    makers: dict[str, Callable[[], priors.Prior]] = {
-        "standard": lambda: priors.StandardNormal(num_latents),
-        "mixture": lambda: priors.MixtureOfNormals(num_latents, 100),
-        "vamp": lambda: priors.Vamp(num_latents, schema.shape, min(500, num_examples), bounded, features),
-        "flow": lambda: priors.Flow(num_latents),
-        "autoregressive": lambda: priors.Autoregressive(num_latents),
-    }
-    return makers[name]()
 
 
 def _choose_likelihood(data: Dataset, asked: str) -> tuple[str, str]:
@@ -320,10 +201,9 @@ def _check_numbers(schema: Schema, likelihood: str) -> None:
 
 
 def _choose_network(schema: Schema, recipe: str, accelerated: bool) -> tuple[str, str]:
-    if recipe not in RECIPES:
-        raise ConfigError(f"`recipe` must be one of {', '.join(RECIPES)}; got {recipe!r}. Use `auto` to let the data choose.")
-    if recipe == "table":
-        raise ConfigError(f"The recipe `table` must have a table of columns, found {schema.kind}. Use `mlp` or `auto`.")
+    if recipe in ("table", "lstm", "transformer"):
+        kind = "a table of columns" if recipe == "table" else "text"
+        raise ConfigError(f"The recipe `{recipe}` must have {kind}, found {schema.kind}. Use `mlp` or `auto`.")
     if recipe.startswith("conv") and schema.kind != "images":
         raise ConfigError(f"The recipe `{recipe}` must have images, found {schema.kind}. Use `mlp` or `auto`.")
     if recipe != "auto":
@@ -342,9 +222,8 @@ def _choose_network(schema: Schema, recipe: str, accelerated: bool) -> tuple[str
 
 
 def _choose_latent(schema: Schema, asked: int | None) -> tuple[int, str]:
+    check_latent(asked)
     if asked is not None:
-        if asked < 1:
-            raise ConfigError(f"`latent` must be at least 1, got {asked}. Leave it out to let the data choose.")
         return asked, f"Latent: {asked} units, as asked."
     dims = schema.num_dimensions
     if schema.kind == "vectors":
@@ -385,13 +264,6 @@ def _in_source_units(data: Dataset, likelihood: str) -> tuple[Transform, tuple[f
     transform = Levels() if same else Standardize(-schema.offset / schema.step, unit / schema.step)
     low, high = schema.low / unit, schema.high / unit
     return transform, (math.log1p(low), math.log1p(high)) if _in_logs(likelihood) else (0.0, 1.0)
-
-
-def _condition(schema: Schema, names: Sequence[str]) -> tuple[ConditionEncoder | None, int]:
-    if not names:
-        return None, 0
-    encoder = ConditionEncoder({name: len(schema.column(name).categories) for name in names}, dropout=0.1)
-    return encoder, encoder.out_features
 
 
 def _likelihood(family: str, network: Component, schema: Schema) -> Likelihood:
@@ -470,9 +342,8 @@ def _ladder(
     wider = (1 if schema.num_dimensions <= _LARGEST_FLAT_IMAGE else 2) * (2 if accelerated else 1)
     channels = [wider * width for _, _, width in stages]
     levels = [count * (2 if accelerated else 1) for _, count, _ in stages]
+    check_latent(asked)
     num_latents = asked or 16
-    if asked is not None and asked < 1:
-        raise ConfigError(f"`latent` must be at least 1, got {asked}. Leave it out to let the data choose.")
     ladder = networks.ConvLadder(schema.shape, channels, levels, num_latents, **reading)
     units = sum(math.prod(shape) for shape in ladder.latent_shapes)
     chosen = "" if asked is None else ", as asked"
@@ -495,7 +366,5 @@ def _large_convolutional(schema: Schema, num_latents: int, span: tuple[float, fl
 
 
 def _batch_size(num_examples: int, network: str) -> int:
-    """About 50 steps an epoch, from 16 to 128 (256 for dense layers, 64 for ladders), never more than there are examples."""
-    ceiling = {"mlp": 256, "ladder": 64}.get(network, 128)
-    wanted = 2 ** round(math.log2(max(1, num_examples / 50)))
-    return max(1, min(num_examples, ceiling, max(16, wanted)))
+    """At most 128, 256 for dense layers, 64 for ladders."""
+    return batch_size_of(num_examples, {"mlp": 256, "ladder": 64}.get(network, 128))

@@ -1,0 +1,1 @@
+"""Text: reading it, finding its tokens, texts as codes and back."""
