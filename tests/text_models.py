@@ -8,7 +8,7 @@ from vaekit.data import loading
 from vaekit.data.dataset import Dataset
 from vaekit.data.transforms import Tokens as AsTokens
 from vaekit.likelihoods import Tokens
-from vaekit.networks import ConditionEncoder, LSTMDecoder, LSTMEncoder
+from vaekit.networks import ConditionEncoder, LSTMDecoder, LSTMEncoder, TransformerDecoder, TransformerEncoder
 from vaekit.posteriors import DiagonalNormal
 from vaekit.priors import StandardNormal
 from vaekit.storage import Bundle
@@ -39,6 +39,7 @@ def text_bundle(
     hidden: int = 8,
     size: float = 0.5,
     seed: int = 0,
+    transformer: bool = False,
 ) -> Bundle:
     """A model of text with weights far from zero, so that texts and latents matter."""
     data = text_data() if data is None else data
@@ -46,13 +47,13 @@ def text_bundle(
     levels, width = data.schema.levels, data.schema.shape[0]
     condition = ConditionEncoder({"label": 2}, features=2) if conditional else None
     features = 2 if conditional else 0
-    widths = {"embedding": 6, "hidden": hidden, "condition_features": features}
-    vae = VAE(
-        StandardNormal(latents),
-        DiagonalNormal(LSTMEncoder(levels, **widths), latents),
-        Tokens(LSTMDecoder(levels, latents, **widths), width),
-        condition,
-    )
+    if transformer:
+        how = {"width": hidden, "depth": 1, "heads": 2, "condition_features": features}
+        encoder, decoder = TransformerEncoder(levels, **how), TransformerDecoder(levels, latents, **how)
+    else:
+        how = {"embedding": 6, "hidden": hidden, "condition_features": features}
+        encoder, decoder = LSTMEncoder(levels, **how), LSTMDecoder(levels, latents, **how)
+    vae = VAE(StandardNormal(latents), DiagonalNormal(encoder, latents), Tokens(decoder, width), condition)
     with torch.no_grad():
         for parameter in vae.parameters():
             parameter.add_(torch.randn_like(parameter) * size)

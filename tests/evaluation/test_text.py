@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from small_models import vector_bundle, vector_data
 from text_models import SENTENCES, text_bundle, text_data
+from vaekit.data.text.units import divided, unit_of
 from vaekit.errors import ConfigError, DataError
 from vaekit.evaluation.bounds import evaluate_bounds
 from vaekit.evaluation.text import (
@@ -27,7 +28,6 @@ from vaekit.evaluation.text import (
     novelty,
     self_bleu,
 )
-from vaekit.evaluation.text.units import divided, unit_of
 from vaekit.jobs.score import score
 from vaekit.model import Model
 
@@ -260,7 +260,7 @@ def test_the_perplexity_s_error_is_that_of_other_texts():
     data = text_data(SENTENCES * 3)
     bundle = text_bundle(data)
     each = score(bundle, data, num_samples=4)
-    nll, counts = -each.log_likelihood, each.surprises.num_words + 1
+    nll, counts = -each.log_likelihood, each.surprises.num_units + 1
     rng = np.random.default_rng(0)
     drawn = [rng.integers(0, len(nll), len(nll)) for _ in range(2000)]
     spread = np.std([math.exp(nll[rows].sum() / counts[rows].sum()) for rows in drawn])
@@ -272,6 +272,11 @@ def test_names_have_no_perplexity_a_word():
     found = evaluate_bounds(text_bundle(data), data, num_samples=3).text
     assert found.perplexity is found.nll_per_word is found.num_words is None
     assert found.num_tokens == found.num_characters == 15
+    columns = score(text_bundle(data), data, num_samples=3).to_columns()
+    assert "perplexity" not in columns
+    np.testing.assert_allclose(
+        columns["character_perplexity"], np.exp(-columns["log_likelihood"] / (columns["num_characters"] + 1))
+    )
 
 
 def test_surprises_are_means_over_the_posterior():

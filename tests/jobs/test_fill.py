@@ -74,6 +74,14 @@ def test_weights_are_the_exact_conditional(letters, pattern, longest):
     assert re.fullmatch(re.escape(pattern).replace("_", "(.+)"), best.text)
 
 
+def test_a_transformer_fills_as_well():
+    bundle = text_bundle(text_data(TEXTS, tokens="character"), latents=1, hidden=8, seed=2, transformer=True)
+    for pattern in ("a_b", "_b_"):
+        with torch.no_grad():
+            truth = exact(bundle, pattern, 2)
+        agree(fill(bundle, [pattern], blank="_", longest=2, num=10_000, num_candidates=3000), truth)
+
+
 def test_a_condition_counts():
     bundle = text_bundle(text_data(TEXTS, tokens="character"), conditional=True, latents=1, hidden=6, size=1.5, seed=5)
     exactly = []

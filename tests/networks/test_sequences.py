@@ -172,7 +172,7 @@ def test_a_transformer_starts_no_larger_where_it_is_deeper(depth: int) -> None:
 
 def test_the_low_rank_product_by_hand() -> None:
     """One layer of one head, written out: what is gathered times the latent's map, as if the values were multiplied."""
-    network = wild(TransformerDecoder(V, D, 4, 1, 1))
+    network = wild(TransformerDecoder(V, D, 4, 1, 1, skip=False))
     tokens, z = torch.tensor([[3, 4, 2, 3]]), latents(1)
     h = network.embedding(network.inputs(tokens))
     block, told = network.blocks[0], network.tell(z)
@@ -197,7 +197,8 @@ def test_the_memory_by_hand() -> None:
     scores = (turn(q) @ keys.mT / 2).masked_fill(torch.ones(4, 5).triu(2).bool(), -torch.inf)
     h = h + scores.softmax(-1) @ values @ block.mix.weight.T
     h = h + block.mlp(block.norm_mlp(h))
-    torch.testing.assert_close(network(tokens, z), network.norm(h))
+    features = torch.cat([network.norm(h), z[:, None].expand(-1, 4, -1)], dim=-1)
+    torch.testing.assert_close(network(tokens, z), features)
 
 
 def test_products_of_turned_vectors_depend_on_the_distance_alone() -> None:

@@ -43,6 +43,8 @@ FAMILIES: dict[str, Callable[[], Posterior]] = {
     "semi-amortised": lambda: posteriors.SemiAmortized(normal()),
     "vectors": lambda: posteriors.VectorQuantized(mlp(), 8, 2, 3, initialization="uniform"),
     "vectors on a grid": lambda: posteriors.VectorQuantized(grid(), 8, 2, (2, 2), initialization="uniform"),
+    "normalised means": lambda: posteriors.BatchNormNormal(mlp(), 2),
+    "committed rate": lambda: posteriors.DeltaNormal(mlp(), 2),
     "sphere": lambda: posteriors.VonMisesFisher(mlp(), 3),
     "ball": lambda: posteriors.WrappedNormal(mlp(), 2),
 }

@@ -170,6 +170,8 @@ def train(
         data_options=reading.options(),
         display="quiet" if screen.quiet else "auto",
     )
-    report(screen, {"out": str(out), **trained.info()}, f"The model is in {out}. Try `vaekit generate {out} -o samples.png`.")
+    ending = {"images": "png", "text": "txt"}.get(trained.schema.kind, "csv")
+    advice = f"Try `vaekit generate {out} -o samples.{ending}`."
+    report(screen, {"out": str(out), **trained.info()}, f"The model is in {out}. {advice}")
     if trained.bundle.training.get("stopped") == "interrupted":
         raise KeyboardInterrupt(f"Interrupted: the best model so far is in {out}; the same command with `--resume` goes on.")

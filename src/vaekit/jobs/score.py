@@ -52,7 +52,7 @@ class Scores:
 
     def to_columns(self) -> dict[str, np.ndarray]:
         """The scores as the columns of a table: index, name, and a column a score. Of text, the text itself too, its perplexity
-        a word, and its most surprising words."""
+        a word (or a character, see `unit_of`), and its most surprising words."""
         table: dict[str, np.ndarray] = {"index": np.arange(len(self))}
         if self.names is not None:
             table["name"] = np.array(self.names, dtype=object)
@@ -60,8 +60,10 @@ class Scores:
         if self.bits_per_dim is not None:
             table["bits_per_dim" if self.surprises is None else "bits_per_token"] = self.bits_per_dim
         if (of_text := self.surprises) is not None:
-            table.update(perplexity=of_text.perplexity(self.log_likelihood), num_tokens=of_text.num_tokens)
-            table.update(num_words=of_text.num_words, odd_words=np.array(of_text.odd(), dtype=object))
+            name = "perplexity" if of_text.unit == "word" else "character_perplexity"
+            table[name] = of_text.perplexity(self.log_likelihood)
+            table.update({"num_tokens": of_text.num_tokens, f"num_{of_text.unit}s": of_text.num_units})
+            table["odd_words"] = np.array(of_text.odd(), dtype=object)
             table["text"] = np.array(of_text.texts, dtype=object)
         return {**table, "anomaly": self.anomaly}
 

@@ -14,6 +14,7 @@ from vaekit.component import device_of, full_precision
 from vaekit.data.dataset import Dataset, to_source
 from vaekit.data.text.batches import trimmed
 from vaekit.data.text.tokens import Tokenizer, tokenizer_of
+from vaekit.data.text.units import Unit, divided, unit_of
 from vaekit.distributions.sequence import TokenSequence
 from vaekit.errors import ConfigError
 from vaekit.inference import MAX_ELEMENTS, prepare, seeded
@@ -35,14 +36,16 @@ class Surprises:
     Attributes:
         texts: as they are printed.
         num_tokens: (N,), the END counted as one.
-        num_words: (N,), as whitespace divides them.
+        unit: what the texts are best counted in, see `unit_of`.
+        num_units: (N,), words as whitespace divides them, or characters.
         words: of each text its words, or its tokens where it has fewer than two words, and the END, in their order, with
             -log p of each given what is before it, in nats.
     """
 
     texts: list[str]
     num_tokens: np.ndarray
-    num_words: np.ndarray
+    unit: Unit
+    num_units: np.ndarray
     words: list[list[tuple[str, float]]]
 
     def odd(self) -> list[str]:
@@ -52,8 +55,8 @@ class Surprises:
         ]  # fmt: skip
 
     def perplexity(self, log_likelihood: np.ndarray) -> np.ndarray:
-        """(N,): exp(-log p / (words + 1)) of log p (N,): the END counts as a word."""
-        return np.exp(np.minimum(-log_likelihood / (self.num_words + 1), 700.0))
+        """(N,): exp(-log p / (units + 1)) of log p (N,): the END counts as a word, or as a character."""
+        return np.exp(np.minimum(-log_likelihood / (self.num_units + 1), 700.0))
 
 
 def _above_average(words: list[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -97,8 +100,9 @@ def surprises(bundle: Bundle, dataset: Dataset, *, num_samples: int = _SAMPLES, 
             counts.append((codes != PAD).sum(1))
             texts += to_source(codes, bundle.schema).tolist()
             words += [_words(tokenizer, row[row != PAD], nats) for row, nats in zip(codes, found, strict=True)]
-    num_words = np.array([len(text.split()) for text in texts])
-    return Surprises(texts, np.concatenate(counts), num_words, words)
+    unit = unit_of(texts)
+    num_units = np.array([len(units) for units in divided(texts, unit)])
+    return Surprises(texts, np.concatenate(counts), unit, num_units, words)
 
 
 def _weighted(p: TokenSequence, x: Tensor, weights: Tensor) -> Tensor:

@@ -111,6 +111,8 @@ class TransformerDecoder(SequenceNetwork):
         condition_features: width of the condition, 0 for none; it enters beside the latent.
         dropout: of the embeddings and of what each layer adds, in training.
         word_dropout: the share of input tokens that are hidden in training.
+        skip: whether the latent and the condition stand beside the features that come out, as in `LSTMDecoder`: H + D + F of
+            them.
 
     Raises:
         ConfigError: for sizes below 1, a width that the heads do not divide, another `latent`, or shares outside [0, 1).
@@ -118,7 +120,7 @@ class TransformerDecoder(SequenceNetwork):
     Example:
         >>> network = TransformerDecoder(6, num_latents=2, width=8, depth=1, heads=2)
         >>> network(torch.tensor([[4, 3, 1]]), torch.zeros(1, 2)).shape
-        torch.Size([1, 3, 8])
+        torch.Size([1, 3, 10])
     """
 
     twice_differentiable = False  # fused attention is differentiable once
@@ -134,12 +136,13 @@ class TransformerDecoder(SequenceNetwork):
         condition_features: int = 0,
         dropout: float = 0.0,
         word_dropout: float = 0.0,
+        skip: bool = True,
     ) -> None:
         super().__init__(num_tokens, num_latents, condition_features, word_dropout)
         _check_sizes(width, depth, heads, dropout)
         if latent not in LATENT:
             raise ConfigError(f"`latent` must be {' or '.join(LATENT)}, got {latent!r}. Use `low-rank` when in doubt.")
-        self.heads, self.latent = heads, latent
+        self.heads, self.latent, self.skip = heads, latent, skip
         self.embedding = embedding_of(num_tokens, width, _REACH)
         self.dropout = nn.Dropout(dropout)
         self.tell = nn.Linear(num_latents + condition_features, depth * (2 if latent == "attend" else 1) * width)
@@ -147,7 +150,7 @@ class TransformerDecoder(SequenceNetwork):
             nn.init.ones_(self.tell.bias)
         self.blocks = nn.ModuleList(Block(width, heads, dropout, depth) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.out_shape = (width,)
+        self.out_shape = (width + (num_latents + condition_features if skip else 0),)
 
     def forward(self, tokens: Tensor, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """See `SequenceNetwork.forward`."""
@@ -164,12 +167,16 @@ class TransformerDecoder(SequenceNetwork):
                 return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
 
             h = block(h, turn, attend)
-        return self.norm(h)
+        return self._beside(self.norm(h), self.told(z, condition).unsqueeze(1))
+
+    def _beside(self, h: Tensor, told: Tensor) -> Tensor:
+        """Features (N, T, H), with the latent and the condition (N, 1, D + F) beside them."""
+        return torch.cat([h, told.expand(-1, h.shape[1], -1).to(h.dtype)], dim=-1) if self.skip else h
 
     def begin(self, z: Tensor, condition: Tensor | None = None) -> State:
         """See `SequenceNetwork.begin`: what each layer is told, and keys and values of what a token finds before it."""
         told = self._tell(z, condition)
-        state = {"told": torch.stack(told, dim=1)}
+        state = {"told": torch.stack(told, dim=1), "beside": self.told(z, condition).unsqueeze(1)}
         for layer, of_layer in enumerate(told):
             state[f"keys_{layer}"], state[f"values_{layer}"] = self._memory(of_layer)
         return state
@@ -179,7 +186,7 @@ class TransformerDecoder(SequenceNetwork):
         h = self.embedding(tokens.long()).unsqueeze(1)
         position = state["keys_0"].shape[2] - (self.latent == "attend")
         turn = rotation(position, 1, h.shape[2] // self.heads, h)
-        after = {"told": state["told"]}
+        after = {"told": state["told"], "beside": state["beside"]}
         for layer, (block, told) in enumerate(zip(self.blocks, state["told"].unbind(1), strict=True)):
             keys, values = f"keys_{layer}", f"values_{layer}"
 
@@ -189,7 +196,7 @@ class TransformerDecoder(SequenceNetwork):
                 return self._fuse(F.scaled_dot_product_attention(q, after[keys], after[values]), told)
 
             h = block(h, turn, attend)
-        return self.norm(h)[:, 0], after
+        return self._beside(self.norm(h), state["beside"])[:, 0], after
 
     def _tell(self, z: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
         """What each layer is told, (N, H) or (N, 2 H)."""

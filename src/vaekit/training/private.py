@@ -255,7 +255,7 @@ class Private:
     Departure: the optimiser is AdamW in place of gradient descent, which costs nothing, as it sees no more than g.
 
     Args:
-        step: a `training.loop.Step`; its gradients are set.
+        step: a `training.step.Step`; its gradients are set.
         config: the settings, with `dp_epsilon`.
         data: the examples to train on.
         total_steps: of the run.

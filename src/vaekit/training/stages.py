@@ -63,8 +63,8 @@ def check(vae: LatentModel, objective: Objective, config: TrainConfig, total_ste
         )
     if not isinstance(vae, VAE):
         raise ConfigError(
-            f"`{name}` must go with a `vae.VAE`, got a {vae.registered_name}, whose prior, posterior and decoder share their "
-            "networks. Leave it out."
+            f"`{name}` must go with a `vae.VAE`, whose posterior and decoder are parts of their own, got a "
+            f"{vae.registered_name}. Leave it out."
         )
     if not can_collapse(vae):
         raise ConfigError(

@@ -18,10 +18,11 @@ from vaekit.component import build
 from vaekit.data.loading import open as open_data
 from vaekit.data.tables import grid as module
 from vaekit.data.tables.columns import TableColumn
-from vaekit.data.tables.grid import MOST_CELLS, CellGrid, step_of
+from vaekit.data.tables.grid import BEYOND, MOST_CELLS, CellGrid, step_of
 from vaekit.distributions.cells import CellLayout, Cells
 from vaekit.errors import ConfigError
 
+KEPT = math.log1p(-BEYOND)
 RNG = np.random.default_rng(0)
 N = 600
 
@@ -145,8 +146,8 @@ def test_density_on_the_scale_of_the_numbers(name: str) -> None:
         x = torch.from_numpy(points)[:, None]
         log_p = p.log_prob(grid(x)) + grid.log_abs_det(x)
         inside = float((log_p + math.log(weight)).logsumexp(0).exp())
-        assert inside == pytest.approx(masses[cell].item(), rel=1e-6), (cell, first, last)
-        total += inside
+        assert inside == pytest.approx(masses[cell].item() * (1 - BEYOND), rel=1e-6), (cell, first, last)
+        total += inside / (1 - BEYOND)
     assert total == pytest.approx(1.0, abs=1e-6)
 
 
@@ -162,18 +163,107 @@ def test_log_abs_det_is_the_derivative(name: str) -> None:
     a, b = low + 0.25 * (high - low), low + 0.75 * (high - low)
     rise = (grid(b[:, None]) - grid(a[:, None])).double()[:, 0]
     derivative = rise.log() - (b - a).log()
-    torch.testing.assert_close(grid.log_abs_det(a[:, None]), derivative, rtol=0, atol=1e-4)
-    torch.testing.assert_close(grid.log_abs_det(a[:, None]), -(high - low).log(), rtol=0, atol=1e-9)
+    found = grid.log_abs_det(a[:, None]) - KEPT
+    torch.testing.assert_close(found, derivative, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, -(high - low).log(), rtol=0, atol=1e-9)
 
 
 def test_the_mass_of_an_integer() -> None:
-    """A cell of the values 10 to 19 gives each a tenth of it; an atom all of it; a code takes no part; nor what is missing."""
+    """A cell of the values 10 to 19 gives each a tenth of it; an atom all of it; a code takes no part; nor what is missing.
+
+    Of each, what is kept for values that the column never had is taken off.
+    """
     grid = CellGrid([{"low": [0, 10], "high": [0, 19], "step": 1}, {"cells": 4}])
     x = torch.tensor([[12.0, 3.0], [0.0, 1.0], [math.nan, 1.0], [19.0, math.nan]], dtype=torch.float64)
-    torch.testing.assert_close(grid.log_abs_det(x).exp(), torch.tensor([0.1, 1.0, 1.0, 0.1]).double())
+    kept = 1 - BEYOND
+    torch.testing.assert_close(grid.log_abs_det(x).exp(), torch.tensor([0.1 * kept, kept, 1.0, 0.1 * kept]).double())
     hidden = torch.tensor([[False, True], [True, True], [True, True], [True, True]])
-    torch.testing.assert_close(grid.log_abs_det(x, hidden).exp(), torch.tensor([1.0, 1.0, 1.0, 0.1]).double())
+    torch.testing.assert_close(grid.log_abs_det(x, hidden).exp(), torch.tensor([1.0, kept, 1.0, 0.1 * kept]).double())
     assert torch.equal(CellGrid([{"cells": 4}]).log_abs_det(x[:, 1:]), torch.zeros(4).double())
+
+
+UNSEEN: dict[str, tuple[dict[str, Any], float]] = {
+    "gaps and ends": ({"low": [0, 10, 40], "high": [0, 19, 40], "step": 1}, 0.1),
+    "hundreds": ({"low": [1200, 1700, 4000], "high": [1600, 1700, 5200], "step": 100}, 1.0),
+    "decimals": ({"low": [0.1, 0.9], "high": [0.5, 0.9], "step": 0.1}, 0.01),
+    "one value": ({"low": [5], "high": [5], "step": 1}, 0.1),
+}
+"""Cells, and how far apart all values are that can be written, those of no step included."""
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_values_that_a_column_never_had_have_little_mass_together(name: str) -> None:
+    """Over 2,000 spans either way, the masses of all values are at most 1, and those that could be have just what is left."""
+    record, finest = UNSEEN[name]
+    grid = CellGrid([record])
+    low, high = record["low"][0], record["high"][-1]
+    reach = 2000 * max(high - low, record["step"])
+    values = np.rint(np.arange(low - reach, high + reach, finest) / finest) * finest
+    x = torch.from_numpy(values)[:, None]
+    layout = CellLayout(grid.sizes)
+    logits = torch.randn(layout.num_logits, generator=torch.Generator().manual_seed(1)).double()
+    p = Cells(layout.padding().double() + logits, layout, grid.ordered)
+    mass = (p.log_prob(grid(x)).double() + grid.log_abs_det(x)).exp().numpy()
+    known = grid.beyond(x)[:, 0].numpy() == 0
+    inside = np.zeros(len(values), bool)
+    for first, last in zip(record["low"], record["high"], strict=True):
+        for value in np.arange(first, last + record["step"] / 2, record["step"]):
+            inside[np.argmin(np.abs(values - value))] = True
+    assert np.array_equal(known, inside)
+    assert mass[known].sum() == pytest.approx(1 - BEYOND, abs=1e-6)
+    assert 0 < mass[~known].sum() < BEYOND
+    away = values >= high + record["step"]
+    on_step = away & (np.abs((values - high) / record["step"] - np.rint((values - high) / record["step"])) < 1e-6)
+    assert (np.diff(mass[on_step]) < 0).all()  # the less the further away
+
+
+def test_densities_beyond_the_ends_are_integrable() -> None:
+    """Without a step: the trapezium rule over what lies beyond the ends, and in a gap."""
+    grid = CellGrid([{"low": [-2.0, 0.0, 3.0], "high": [-2.0, 1.5, 3.0], "step": 0}])
+    out = np.concatenate([[0.0], np.geomspace(1e-4, 1e7, 20_001)])
+    beyond, gap = 3.0 * (1 + 1e-5) + out, np.linspace(1.5 * (1 + 1e-5), 3.0 * (1 - 1e-5), 4001)
+    for values, expected in ((beyond, 1 / 6), (-beyond + 1.0, 1 / 6), (gap, None)):
+        density = grid.log_abs_det(torch.from_numpy(values)[:, None]).exp().numpy()
+        total = np.trapezoid(density, values) * np.sign(values[1] - values[0])
+        assert (grid.beyond(torch.from_numpy(values)[:, None]) > 0).all()
+        assert total == pytest.approx(BEYOND * expected, rel=1e-3) if expected else 0 < total < BEYOND / 6
+    assert torch.equal(
+        grid.beyond(torch.tensor([[math.nan], [0.7], [-2.0], [5.0]]).double())[:, 0], torch.tensor([0, 0, 0, 2.0])
+    )
+
+
+def test_float32_of_a_float64_is_no_other_value() -> None:
+    grid = CellGrid([{"low": [0.1, 0.3], "high": [0.1, 0.9], "step": 0}, {"low": [0.1], "high": [999.9], "step": 0.1}])
+    x = torch.tensor([[0.1, 0.1], [0.9, 512.3], [0.5, 999.9]]).double()
+    assert (x[0] != 0.1).all()
+    assert not grid.beyond(x).any()
+
+
+def test_whole_numbers_keep_to_their_step() -> None:
+    """All in hundreds, as some wages are: what comes back is, anywhere in a cell, and so is what lies nearest to any number."""
+    rng = np.random.default_rng(6)
+    values = 300 + 100 * rng.integers(0, 4000, 900)
+    grid = fitted(values, "integer", 0)
+    assert grid.channels[0]["step"] == 100
+    back = grid.inverse(torch.rand(5000, 1).double() * grid.sizes[0])[:, 0]
+    assert len(back.unique()) > 1000
+    assert not ((back - 300) % 100).any()
+    assert grid.on_step(0, torch.tensor([449.0, 451.0]).double()).tolist() == [400.0, 500.0]
+    wide = fitted(300 + 100 * rng.integers(0, 4000, 5000) * 1000, "integer", 0)
+    assert wide.channels[0]["step"] == 100_000
+    within = np.array(wide.channels[0]["low"][5:9]) + 100_000
+    assert wide.inverse(place(wide, within)[:, None])[:, 0].tolist() == within.tolist()
+
+
+def test_a_step_is_that_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rows beyond those that the grid is fitted to as well."""
+    monkeypatch.setattr(module, "_FIT_ROWS", 200)
+    rng = np.random.default_rng(8)
+    numbers = 50 * rng.integers(0, 3000, 2000)
+    assert CellGrid.fit(open_data(pl.DataFrame({"v": numbers, "w": numbers}))).channels[0]["step"] == 50
+    numbers[777] += 20
+    grid = CellGrid.fit(open_data(pl.DataFrame({"v": numbers, "w": numbers})))
+    assert grid.channels[0]["step"] == 10
 
 
 INTERVALS = [(a, b, c, d) for a in (0, 1) for b in (0, 1) for c in (True, False) for d in (True, False)]
@@ -410,10 +500,15 @@ def test_a_column_without_a_value() -> None:
 
 
 def test_steps() -> None:
-    def step(kind: Any, values: list[float], decimals: int | None = None) -> float:
-        return step_of(TableColumn(name="v", type=kind, decimals=decimals), np.array(values))
+    def step(kind: Any, values: Any, decimals: int | None = None, **ends: float) -> float:
+        return step_of(TableColumn(name="v", type=kind, decimals=decimals, **ends), np.array(values, np.float64))
 
     assert step("integer", [1, 2]) == step("count", [1, 2]) == step("continuous", [1.0], 0) == 1
+    hundreds = np.arange(20) * 100.0
+    assert step("integer", hundreds) == step("count", hundreds + 7) == 100
+    assert step("integer", hundreds[:15]) == 1  # few enough to be chance
+    assert step("integer", hundreds, high=2050.0) == 50
+    assert step("integer", hundreds + 2.0**53) == 1
     assert step("continuous", [1.5]) == 0
     assert step("continuous", [1.25], 2) == 0.01
     assert step("datetime", [0.0, 86_400e6 * 3]) == 86_400e6
@@ -476,7 +571,7 @@ def test_the_input_is_left_alone_and_may_be_float32() -> None:
     for dtype in (torch.float32, torch.float64):
         y = grid(x.to(dtype))
         torch.testing.assert_close(y, torch.tensor([[2.5, 1.65], [0.5, 0.5]]))
-        assert grid.log_abs_det(x.to(dtype)).tolist() == pytest.approx([-math.log(10), 0.0])
+        assert grid.log_abs_det(x.to(dtype)).tolist() == pytest.approx([KEPT - math.log(10), 0.0])
     grid.inverse(y)
     assert torch.equal(x.nan_to_num(), kept.nan_to_num())
 

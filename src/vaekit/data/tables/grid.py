@@ -149,7 +149,7 @@ class CellGrid(Transform):
         return torch.where(x.isnan(), 0.5, y).to(cast(Tensor, self._home).device)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """float64 cells (..., C) of places (..., C): numbers on their step where that is 1 or more, not yet rounded decimals."""
+        """float64 cells (..., C) of places (..., C). Numbers are on their step if that is at least 1; decimals are not rounded."""
         t = self._on(y.device)
         y = y.to(t.count.device).double()
         x = torch.minimum(y.floor().clamp(min=0.0), t.count - 1)
@@ -164,8 +164,8 @@ class CellGrid(Transform):
         return x
 
     def log_abs_det(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B,): the sum over observed numbers of log(s / (high - low + s)), or -log(high - low) without a step, 0 of atoms; each
-        with log(1 - epsilon). For values that the column never had, see above.
+        """(B,): the sum over observed numbers of log(s / (high - low + s)), or -log(high - low) without a step, 0 of atoms; and
+        of log(1 - epsilon) of each. For values that the column never had, see above.
 
         Args:
             x: (B, C) cells.
@@ -347,9 +347,9 @@ class _Placed:
         return torch.where(step > 0, self.low + ((values - self.low) / torch.where(step > 0, step, 1.0)).round() * step, values)
 
     def _slack(self) -> Tensor:
-        """What counts as rounding."""
-        step = self.numbers.step
-        return torch.where(step > 0, step.clamp(max=1.0) / 4, 1e-6 * self.value.abs())
+        """What counts as rounding: to float32, and a millionth of a step."""
+        step, rounding = self.numbers.step, 1.2e-7 * self.value.abs()
+        return torch.where(step > 0, torch.minimum(rounding + 1e-6 * step, step.clamp(max=1.0) / 4), rounding)
 
 
 def _log_unit(width: Tensor, step: Tensor) -> Tensor:

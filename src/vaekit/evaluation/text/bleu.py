@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vaekit.data.text.units import ngrams
 from vaekit.errors import ConfigError, DataError
-from vaekit.evaluation.text.units import ngrams
 
 Smoothing = Literal["none", "epsilon", "exponential"]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vaekit.data.text.units import ngrams
 from vaekit.errors import ConfigError, DataError
 from vaekit.evaluation.text.bleu import Units, of_counts
-from vaekit.evaluation.text.units import ngrams
 
 
 def self_bleu(texts: Sequence[Units], *, order: int = 4, most: int = 500, seed: int = 0) -> float:

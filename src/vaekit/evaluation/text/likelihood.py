@@ -9,7 +9,7 @@ import numpy as np
 
 from vaekit.data.dataset import to_source
 from vaekit.data.schema import Schema
-from vaekit.evaluation.text.units import Unit, unit_of
+from vaekit.data.text.units import Unit, unit_of
 from vaekit.symbols import PAD, UNKNOWN
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vaekit.data.text.units import Unit, divided
 from vaekit.errors import ConfigError, DataError
-from vaekit.evaluation.text.units import Unit, divided
 
 _BEGIN, _END, _UNKNOWN, _FIRST = 0, 1, 2, 3
 _CHUNK = 4096

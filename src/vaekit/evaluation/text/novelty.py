@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from vaekit.data.text.units import Unit, divided, ngrams
 from vaekit.errors import DataError
-from vaekit.evaluation.text.units import Unit, divided, ngrams
 
 _LISTED = 20
 

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from vaekit.data.dataset import spaced
+from vaekit.data.text.units import Unit, divided, unit_of
 from vaekit.errors import ConfigError, DataError
 from vaekit.evaluation.text.bleu import corpus_bleu, exact_match
 from vaekit.evaluation.text.diversity import distinct, duplicate_share, self_bleu
 from vaekit.evaluation.text.ngrams import NgramModel
 from vaekit.evaluation.text.novelty import Novelty, novelty
-from vaekit.evaluation.text.units import Unit, divided, unit_of
 from vaekit.inference import Progress
 from vaekit.types import Json
 
