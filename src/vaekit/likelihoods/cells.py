@@ -54,6 +54,7 @@ class Cells(Likelihood):
         super().__init__(network, [len(sizes)], 1, (layout.num_logits,))
         self.sizes, self.ordered, self.rank = list(sizes), None if ordered is None else list(ordered), rank
         self.layout = layout
+        self.twice_differentiable = bool(getattr(network, "twice_differentiable", True))
         self.register_buffer("_padding", layout.padding(), persistent=False)
         self.register_buffer("_grouped_padding", layout.grouped_padding(), persistent=False)
         if layout.groups:

@@ -1,6 +1,7 @@
 """Networks: features and heads, no losses."""
 
 from vaekit.networks.cells import CellEmbedding
+from vaekit.networks.columns import ColumnDecoder, ColumnEncoder
 from vaekit.networks.condition import ConditionEncoder
 from vaekit.networks.conv import ConvDecoder, ConvEncoder
 from vaekit.networks.grid import GridDecoder, GridEncoder, SumOfLayers
@@ -19,6 +20,8 @@ from vaekit.networks.transformer import TransformerDecoder, TransformerEncoder
 __all__ = [
     "MLP",
     "CellEmbedding",
+    "ColumnDecoder",
+    "ColumnEncoder",
     "ConditionEncoder",
     "ConvDecoder",
     "ConvEncoder",

@@ -22,8 +22,9 @@ class ELBO(Objective):
     rise starts from the latents that the one before has found: Fu et al., "Cyclical annealing schedule: a simple approach
     to mitigating KL vanishing" (2019). Free bits do not charge a group of units j for its first lambda nats, sum_j
     max(lambda, mean_batch KL_j): Kingma et al., "Improved variational inference with inverse autoregressive flow" (2016),
-    equation 15. Capacity opens the channel to C nats over some steps: Burgess et al., "Understanding disentangling in
-    beta-VAE" (2018), equation 8.
+    equation 15. Departure: they are free for the posterior alone; a learned prior goes on following it, for what it lags behind
+    is rate that says nothing of the data. Capacity opens the channel to C nats over some steps: Burgess et al.,
+    "Understanding disentangling in beta-VAE" (2018), equation 8.
 
     Args:
         beta: weight of the rate, >= 0.
@@ -32,7 +33,7 @@ class ELBO(Objective):
         capacity: C in nats for a model's whole rate, or None.
         capacity_steps: steps over which the capacity rises from 0 to C; 0 for C at once.
         free_bits_per: the groups of free bits: each `unit`, each `channel` (all positions of one index of the latent's first
-            dimension; a unit where the latent is a vector), or each `level`.
+            dimension; a unit where the latent is a vector), or each `level`, which is then one group.
         cycles: how often beta rises from 0. Each rise is followed by as many steps at beta, and the last by all that are left.
 
     Raises:
@@ -104,9 +105,15 @@ class ELBO(Objective):
         units = None if self.free_bits_per == "level" else unit_kl(latent.posterior, latent.prior)
         if units is None:
             groups = {"unit": math.prod(latent.z.shape[2:]), "channel": latent.z.shape[2], "level": 1}[self.free_bits_per]
-            return level_rate(latent).mean().clamp_min(self.free_bits * groups)
-        units = units.expand(latent.z.shape) if units.dim() == latent.z.dim() else units
-        means = units.flatten(0, units.dim() - latent.z.dim() + 1).mean(0)
-        if self.free_bits_per == "channel":
-            means = means.reshape(means.shape[0], -1).sum(1)
-        return means.clamp_min(self.free_bits).sum()
+            means, free = level_rate(latent).mean(), self.free_bits * groups
+        else:
+            units = units.expand(latent.z.shape) if units.dim() == latent.z.dim() else units
+            means, free = units.flatten(0, units.dim() - latent.z.dim() + 1).mean(0), self.free_bits
+            if self.free_bits_per == "channel":
+                means = means.reshape(means.shape[0], -1).sum(1)
+        return means.clamp_min(free).sum() + self._of_prior(latent, (means < free).any())
+
+    def _of_prior(self, latent: Latent, some_free: Tensor) -> Tensor:
+        """0, with the gradient of -E_q log p(z) for what is learned of the prior, where clamping has taken it away."""
+        cross_entropy = -latent.prior.log_prob(latent.z.detach()).mean()
+        return torch.where(some_free, cross_entropy - cross_entropy.detach(), 0.0)

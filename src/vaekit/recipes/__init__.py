@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from vaekit.data.dataset import Dataset
 from vaekit.errors import ConfigError
 from vaekit.recipes.arrays import LIKELIHOODS, arrays
-from vaekit.recipes.base import PRIORS, Recipe
-from vaekit.recipes.tables import SECOND_STAGE, table
+from vaekit.recipes.base import PRIORS, SECOND_STAGE, Recipe
+from vaekit.recipes.tables import table
 from vaekit.recipes.text import text
 
 __all__ = ["LIKELIHOODS", "PRIORS", "RECIPES", "SECOND_STAGE", "Recipe", "make"]

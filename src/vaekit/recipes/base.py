@@ -15,6 +15,9 @@ from vaekit.objectives import Objective
 from vaekit.types import Json
 from vaekit.vae import LatentModel
 
+SECOND_STAGE = "mixture-full"
+"""The prior that is fitted to the latents after training, where a recipe asks for one."""
+LEAST_FOR_SECOND_STAGE = 1000
 PRIORS = ("standard", "mixture", "vamp", "flow", "autoregressive")
 
 

@@ -12,12 +12,10 @@ from vaekit.data.dataset import Dataset
 from vaekit.data.tables.grid import CellGrid
 from vaekit.errors import ConfigError
 from vaekit.objectives import ELBO
-from vaekit.recipes.base import Recipe, check_latent, prior_of
+from vaekit.recipes.base import LEAST_FOR_SECOND_STAGE, SECOND_STAGE, Recipe, check_latent, prior_of
 from vaekit.types import Json
 from vaekit.vae import VAE
 
-SECOND_STAGE = "mixture-full"
-_LEAST_FOR_SECOND_STAGE = 1000
 _TABLE_WIDTHS = ((64, 256), (400, 512), (math.inf, 768))
 """Channels up to which a table has a width of its networks."""
 
@@ -65,5 +63,5 @@ def table(
         f"Latent: {num_latents} units; units that the data do not need stay at the prior.",
         *(() if prior is None else (f"Prior: {prior}, as asked.",)),
     )
-    second_stage = SECOND_STAGE if prior is None and len(data) >= _LEAST_FOR_SECOND_STAGE else None
+    second_stage = SECOND_STAGE if prior is None and len(data) >= LEAST_FOR_SECOND_STAGE else None
     return Recipe(vae, grid, settings, why, ELBO(warm_up=min(4000, 20 * steps)), second_stage)

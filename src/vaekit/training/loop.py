@@ -90,7 +90,7 @@ class Trainer:
         self.sampler = Sampler(len(data), config.batch_size, config.seed, *ranks, lengths=num_codes(data))
         self.budget = Budget.of(config, len(data))
         stages.check(vae, objective, config, self.budget.total_steps)
-        self.progress = Progress(stage=stages.first(config))
+        self.progress = Progress(stage=stages.first(config), pretrained=config.pretrain)
         self.validate_every = config.validate_every or max(50, -(-len(data) // config.batch_size))
         self.best_weights: dict[str, Tensor] = {}
         self.window = Window()
@@ -111,7 +111,7 @@ class Trainer:
         self._checkpointed = self._reported = time.monotonic()
         with Interruptible(self.interrupt):
             while not self.progress.stopped:
-                if self.progress.stage == AUTOENCODER and self.progress.step >= self.config.pretrain:
+                if self.progress.stage == AUTOENCODER and stages.is_pretrained(self.progress, self.budget, self.agreed):
                     self._start_anew()
                 self._train_step()
                 self._after_step()
@@ -135,7 +135,7 @@ class Trainer:
             batch = self._first_examples()
             self.vae.initialize(self.transform(batch.x), batch.mask, self.vae.condition_of(batch.columns, len(batch.x)))
         parts, config = (self.vae, self.transform, self.objective), self.config
-        step = Step(*parts, config.num_samples, len(self.data), config.hide, config.pretrain).train()
+        step = Step(*parts, config.num_samples, len(self.data), config.hide).train()
         optimizer = make_optimizer(step, self.objective, config, self.fabric.device)
         self.groups: list[list[nn.Parameter]] = [group["params"] for group in optimizer.param_groups]
         self.turns = stages.Turns(self.vae, self.groups[0], config)
@@ -205,11 +205,13 @@ class Trainer:
                 self.window.add(**said)
             return
         batch = trimmed(self.data.batch(self.sampler.batch(step)), self.data.schema).to(self.fabric.device)
-        out = self.step_module(batch.x, batch.mask, self.vae.condition_of(batch.columns, len(batch.x)), step)
+        since, autoencoding = stages.since(step, self.progress), self.progress.stage == AUTOENCODER
+        condition = self.vae.condition_of(batch.columns, len(batch.x))
+        out = self.step_module(batch.x, batch.mask, condition, since, autoencoding)
         # Neither loss reaches the parameters of the other, so one backward pass serves both.
         self.fabric.backward(out["loss"] + out["adversary"] if "adversary" in out else out["loss"])
         if self.progress.stage == AGGRESSIVE:
-            for parameter in self.turns.resting(step):
+            for parameter in self.turns.resting(since):
                 parameter.grad = None  # which the optimiser leaves alone, moments and all
         norms = [torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in self.groups]
         skip = ~torch.isfinite(torch.stack(norms)).all()
@@ -225,7 +227,7 @@ class Trainer:
 
     def _update(self, step: int, skip: Tensor) -> None:
         """Adam and the average; a step whose gradient is no good is left out by the optimiser's kernel itself."""
-        since = stages.since(step, self.config.pretrain)
+        since = stages.since(step, self.progress)
         rate = learning_rate(self.config, since, self._progress_at(step))
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
@@ -260,7 +262,7 @@ class Trainer:
                 torch.distributed.broadcast(parameter.data, 0)
         if self.config.ema:
             self.averaged.load_state_dict(vae.state_dict())
-        self.progress.stage = AGGRESSIVE if self.config.aggressive else ""
+        self.progress.stage, self.progress.pretrained = AGGRESSIVE if self.config.aggressive else "", self.progress.step
         self.progress.validation = {}  # it was of another model
         self._tell("on_note", stages.ANEW.format(step=self.progress.step))
 

@@ -89,6 +89,8 @@ def make_plan(
     budgeted = any(settings.get(name) is not None for name in BUDGETS)
     defaults = {name: value for name, value in chosen.settings.items() if not (budgeted and name in BUDGETS)}
     config = TrainConfig.make(**{**defaults, **settings})
+    if "pretrain" not in settings:
+        config = config.model_copy(update={"pretrain": stages.default_pretrain(config, objective, len(data))})
     reasons = list(chosen.reasons)
     if config.batch_size > len(data):
         reasons.append(f"Batch: {len(data)} examples, because there are no more; {config.batch_size} were asked for.")

@@ -21,6 +21,7 @@ class Progress:
         stale: validations since.
         stopped: why the run ended: `budget`, `patience` or `interrupted`; empty while it runs.
         stage: `autoencoder`, `aggressive`, or empty for training as it is: see `training.stages`.
+        pretrained: how many steps the stage `autoencoder` has, or had.
         information: the mutual information at the last validation of the stage `aggressive`; None before.
         validation: what the last validation said.
         best_validation: what the best one said.
@@ -33,6 +34,7 @@ class Progress:
     stale: int = 0
     stopped: str = ""
     stage: str = ""
+    pretrained: int = 0
     information: float | None = None
     validation: dict[str, float] = field(default_factory=dict)
     best_validation: dict[str, float] = field(default_factory=dict)

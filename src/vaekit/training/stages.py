@@ -24,13 +24,17 @@ from vaekit.component import Component
 from vaekit.errors import ConfigError
 from vaekit.objectives import ELBO, Objective
 from vaekit.training.config import TrainConfig
-from vaekit.training.progress import Progress
+from vaekit.training.progress import Agreed, Progress
+from vaekit.training.schedules import Budget
 from vaekit.vae import VAE, LatentModel
 
 AUTOENCODER, AGGRESSIVE = "autoencoder", "aggressive"
 
 AUTOENCODING = ELBO(beta=0.0)
 """What the stage `autoencoder` minimises."""
+
+MOST_PRETRAINING = 0.25
+"""The share of a budget of minutes that pretraining takes at most; and of one of steps, where the recipe asks for it."""
 
 ANEW = (
     "Pretraining has ended after {step:,} steps: p(x|z) begins anew with fresh weights, and the schedules of the objective "
@@ -102,6 +106,14 @@ def _is_trained(part: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in part.parameters())
 
 
+def default_pretrain(config: TrainConfig, objective: Objective, num_examples: int) -> int:
+    """Of the steps of pretraining that a recipe asks for, those that fit the run: none where it is refused."""
+    if config.dp_epsilon is not None or objective.adversary is not None:
+        return 0
+    total = config.total_steps(num_examples)
+    return config.pretrain if total is None else min(config.pretrain, int(MOST_PRETRAINING * total))
+
+
 def first(config: TrainConfig) -> str:
     """The stage that a run begins with."""
     return AUTOENCODER if config.pretrain else AGGRESSIVE if config.aggressive else ""
@@ -123,14 +135,19 @@ def reasons(config: TrainConfig) -> tuple[str, ...]:
     return tuple(said)
 
 
-def since(step: int, pretrain: int) -> int:
+def since(step: int, progress: Progress) -> int:
     """Steps since the stage began that has the objective's schedules: all of them, or those after pretraining.
 
     Example:
-        >>> since(3, 10), since(10, 10), since(12, 10), since(12, 0)
-        (3, 0, 2, 12)
+        >>> [since(step, Progress(pretrained=10)) for step in (3, 10, 12)], since(12, Progress())
+        ([3, 0, 2], 12)
     """
-    return step if step < pretrain else step - pretrain
+    return step if step < progress.pretrained else step - progress.pretrained
+
+
+def is_pretrained(progress: Progress, budget: Budget, agreed: Agreed) -> bool:
+    """Whether the stage `autoencoder` ends: after its steps, or, where the budget is one of minutes, a quarter of it."""
+    return progress.step >= progress.pretrained or (budget.total_steps is None and agreed.progress >= MOST_PRETRAINING)
 
 
 class Turns:
@@ -146,11 +163,11 @@ class Turns:
         posterior = {id(parameter) for parameter in vae.posterior.parameters()} if isinstance(vae, VAE) else set[int]()
         self.of_posterior = [parameter for parameter in parameters if id(parameter) in posterior]
         self.others = [parameter for parameter in parameters if id(parameter) not in posterior]
-        self.times, self.pretrain = config.aggressive, config.pretrain
+        self.times = config.aggressive
 
-    def resting(self, step: int) -> list[nn.Parameter]:
-        """The parameters that do not move at a step."""
-        own = since(step, self.pretrain) % (self.times + 1) < self.times
+    def resting(self, since: int) -> list[nn.Parameter]:
+        """The parameters that do not move, so many steps after pretraining."""
+        own = since % (self.times + 1) < self.times
         return self.others if own else self.of_posterior
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vaekit.data.transforms import Transform
 from vaekit.objectives import Objective
 from vaekit.training.hiding import hidden
-from vaekit.training.stages import AUTOENCODING, since
+from vaekit.training.stages import AUTOENCODING
 from vaekit.types import Condition
 from vaekit.vae import LatentModel
 
@@ -26,7 +26,6 @@ class Step(nn.Module):
         num_samples: K.
         num_data: N.
         hide: the share of examples of which a part is hidden.
-        pretrain: the first steps, at which -E_q log p(x|z) alone is minimised; the objective's own count from there.
     """
 
     def __init__(
@@ -37,18 +36,27 @@ class Step(nn.Module):
         num_samples: int,
         num_data: int,
         hide: float = 0.0,
-        pretrain: int = 0,
     ) -> None:
         super().__init__()
         self.vae, self.transform, self.objective = vae, transform, objective
-        self.num_samples, self.num_data, self.hide, self.pretrain = num_samples, num_data, hide, pretrain
+        self.num_samples, self.num_data, self.hide = num_samples, num_data, hide
 
-    def forward(self, x: Tensor, mask: Tensor | None, condition: Condition | None, step: int) -> dict[str, Tensor]:
-        """The terms of the bound, scalars; `loss` is minimised, and so is `adversary` where there is one."""
+    def forward(
+        self, x: Tensor, mask: Tensor | None, condition: Condition | None, step: int, autoencoding: bool = False
+    ) -> dict[str, Tensor]:
+        """The terms of the bound, scalars; `loss` is minimised, and so is `adversary` where there is one.
+
+        Args:
+            x: (B, *S), as it is stored.
+            mask: (B, *S) bool, True where observed, or None.
+            condition: the model's own columns, each (B,), or None.
+            step: at which the objective's schedules are.
+            autoencoding: whether -E_q log p(x|z) is minimised in place of the objective.
+        """
         visible = hidden(x, mask, self.hide)
         trace = self.vae(self.transform(x), condition=condition, mask=visible, num_samples=self.num_samples)
-        objective = AUTOENCODING if step < self.pretrain else self.objective
-        bound = objective(replace(trace, num_data=self.num_data), since(step, self.pretrain))
+        objective = AUTOENCODING if autoencoding else self.objective
+        bound = objective(replace(trace, num_data=self.num_data), step)
         adversary = {} if bound.adversary is None else {"adversary": bound.adversary}
         main = {"loss": bound.loss, "elbo": bound.elbo, "rate": bound.rate, "distortion": bound.distortion}
         return {**main, **adversary, **bound.terms}
