@@ -264,6 +264,7 @@ def test_a_selection_shares_the_stored_values(tmp_path: Path) -> None:
         data = open(source, y=np.arange(50) % 7)
         some = data.select([40, 3, -1, 3, 20, 21])
         assert some.rows is not None
+        assert some.rows.dtype == np.int32
         assert np.shares_memory(some.x, data.x)
         twice = some.select([5, 0, 2])
         assert np.shares_memory(twice.x, data.x)

@@ -91,6 +91,15 @@ def test_options() -> None:
     assert open(data) is data
 
 
+def test_holdout_is_numpys_shuffle_in_half_the_memory() -> None:
+    """What was held out of data before is held out again."""
+    train, held_out = holdout(open(np.eye(50, dtype=np.float32)), fraction=0.3, seed=4)
+    order = np.random.default_rng(4).permutation(50)
+    assert train.dtype == held_out.dtype == np.int32
+    assert np.array_equal(held_out, np.sort(order[:15]))
+    assert np.array_equal(train, np.sort(order[15:]))
+
+
 def test_holdout_is_seeded_and_divides() -> None:
     data = open(GREY)
     train, validation = holdout(data, 0.3, seed=1)

@@ -66,6 +66,14 @@ def test_learning_rate_schedule():
     assert learning_rate(constant, 999, 0.999) == 0.1
 
 
+def test_an_epoch_is_torchs_shuffle_in_half_the_memory():
+    """The order that runs of 64-bit indices had: a resumed run goes on with the same batches."""
+    sampler = Sampler(1000, 1000, seed=2)
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(2 * 1_000_003))
+    assert sampler.batch(0).dtype == torch.int32
+    assert torch.equal(sampler.batch(0).long(), order)
+
+
 def test_budgets(monkeypatch):
     monkeypatch.setattr("vaekit.training.schedules.time.monotonic", lambda: 1000.0)
     assert TrainConfig.make(epochs=2.5, batch_size=10).total_steps(100) == 25

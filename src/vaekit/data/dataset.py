@@ -68,7 +68,9 @@ class Dataset:
         Raises:
             IndexError: if an index is not in the data.
         """
-        places = np.arange(len(self))[np.asarray(indices, dtype=np.int64)]
+        chosen = np.asarray(indices)
+        chosen = chosen if chosen.dtype.kind in "iu" else chosen.astype(np.int64)
+        places = np.arange(len(self), dtype=index_dtype(len(self)))[chosen]
         rows = places if self.rows is None else self.rows[places]
         run = _as_slice(rows)  # a run of neighbours is a view, and needs no rows
         return replace(
@@ -139,6 +141,11 @@ class Dataset:
         if mask is not None and out.dtype.kind == "f":
             out[_to_layout(~mask, self.schema.source.layout)] = np.nan
         return out
+
+
+def index_dtype(num: int) -> type[np.signedinteger]:
+    """The dtype of indices of `num` examples: of tens of millions, 64 bits would be hundreds of megabytes."""
+    return np.int32 if num < 2**31 else np.int64
 
 
 def spaced(num: int, most: int) -> np.ndarray:
@@ -364,7 +371,7 @@ def _check_grid(array: np.ndarray, values: Values) -> None:
 
 def _as_slice(indices: np.ndarray) -> slice | None:
     """The slice that gives indices of neighbours in their order; None where they are none."""
-    if len(indices) and np.array_equal(indices, np.arange(indices[0], indices[0] + len(indices))):
+    if len(indices) and indices[-1] - indices[0] == len(indices) - 1 and bool(np.all(indices[1:] - indices[:-1] == 1)):
         return slice(int(indices[0]), int(indices[-1]) + 1)
     return None
 

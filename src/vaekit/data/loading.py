@@ -19,7 +19,7 @@ import numpy as np
 
 from vaekit.data.arrayfiles import Arrays, read_idx, read_npy, read_npz
 from vaekit.data.arrays import as_arrays, conform_arrays, open_arrays
-from vaekit.data.dataset import Dataset
+from vaekit.data.dataset import Dataset, index_dtype
 from vaekit.data.images import conform_images, open_images
 from vaekit.data.schema import UNKNOWN, Schema
 from vaekit.data.tables.columns import describe_columns
@@ -192,7 +192,7 @@ def holdout(dataset: Dataset, fraction: float = 0.1, maximum: int = 10_000, seed
             f"At least 2 examples must be there, one to train and one to validate on, found {total}. Add more data."
         )
     num = min(max(1, round(total * fraction)), maximum, total - 1)
-    order = np.random.default_rng(seed).permutation(total)
+    order = np.random.default_rng(seed).permutation(np.arange(total, dtype=index_dtype(total)))
     return np.sort(order[num:]), np.sort(order[:num])
 
 

@@ -294,7 +294,7 @@ class Cells(MaskableDistribution):
         total = self.log_masses[0].new_zeros(self.batch_shape)
         for column, intervals in events.items():
             pieces, cell = _pieces(intervals, self.layout.sizes[column])
-            weights = (pieces[:, 1] - pieces[:, 0]).log().to(total)
+            weights = (pieces[:, 1] - pieces[:, 0]).log().to(total.dtype).to(total.device)
             total = total + (self.column_log_masses(column)[..., cell.to(total.device)] + weights).logsumexp(-1)
         return total
 
@@ -306,10 +306,11 @@ class Cells(MaskableDistribution):
         """
         x = self.sample()
         for column, intervals in events.items():
-            pieces, cell = _pieces(intervals.to(x.device), self.layout.sizes[column])
-            log_mass = self.column_log_masses(column)[..., cell] + (pieces[:, 1] - pieces[:, 0]).log().to(x)
-            low, high = pieces[_draw(log_mass.log_softmax(-1))].unbind(-1)
-            x[..., column] = _rounded(low + torch.rand_like(low) * (high - low), low, high, x.dtype)
+            pieces, cell = _pieces(intervals, self.layout.sizes[column])
+            log_mass = self.column_log_masses(column)[..., cell.to(x.device)]
+            log_mass = log_mass + (pieces[:, 1] - pieces[:, 0]).log().to(x.dtype).to(x.device)
+            low, high = pieces[_draw(log_mass.log_softmax(-1)).cpu()].unbind(-1)
+            x[..., column] = _rounded(low + torch.rand_like(low) * (high - low), low, high, x.dtype).to(x.device)
         return x
 
 
@@ -348,8 +349,8 @@ def _median(log_mass: Tensor) -> Tensor:
 
 
 def _pieces(intervals: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The parts (P, 2) of intervals (I, 2) in each cell of a column, and those cells (P,)."""
-    bounds = intervals.double().clamp(0.0, float(size))
+    """The parts (P, 2) of intervals (I, 2) in each cell of a column, and those cells (P,): float64, and on the CPU for that."""
+    bounds = intervals.cpu().double().clamp(0.0, float(size))
     parts, cells = [], []
     for low, high in bounds.tolist():
         first, last = math.floor(low), math.ceil(high)
@@ -362,4 +363,4 @@ def _pieces(intervals: Tensor, size: int) -> tuple[Tensor, Tensor]:
         cells.append(cell[kept])
     if not parts:
         raise ValueError("an event must have a part that can happen")
-    return torch.cat(parts).to(intervals.device), torch.cat(cells).to(intervals.device)
+    return torch.cat(parts), torch.cat(cells)

@@ -81,7 +81,7 @@ def impute(
     with torch.inference_mode(), seeded(seed, table.device):
         for start in range(0, len(todo), rows):
             block = todo[start : start + rows]
-            x = table.grid.cpu()(torch.from_numpy(cells[block])).to(table.device)
+            x = table.grid(torch.from_numpy(cells[block])).to(table.device)
             mask = torch.from_numpy(visible[block]).to(table.device)
             found = candidates(table, x, mask, num_candidates)
             filled, spread = _filled(table, found, x, missing[block], draw, num_imputations)
@@ -133,8 +133,8 @@ def _filled(
             spread[holes, index] = 1.0 - likeliest.numpy()
             guess = best.double()
         else:
-            guess = masses @ values
-            spread[holes, index] = (masses @ values.square() - guess.square()).clamp(min=0.0).sqrt().numpy()
+            guess = table.grid.on_step(index, masses @ values)
+            spread[holes, index] = (masses @ values.square() - (masses @ values).square()).clamp(min=0.0).sqrt().numpy()
         if draw == "mean":
             out[0, holes, index] = guess.numpy()
         if index in table.states:
@@ -156,7 +156,7 @@ def _masses(table: Table, p: Cells, found: Candidates, channel: int, rows: np.nd
         plain = p.column_log_masses(table.states[channel])[:, rows, 0].exp()
         weights = weights * plain
         weights = weights / weights.sum(0)
-    return (weights.unsqueeze(-1) * log_mass.exp()).sum(0).double().cpu()
+    return (weights.unsqueeze(-1) * log_mass.exp()).sum(0).cpu().double()
 
 
 def _values(table: Table, channel: int) -> Tensor | None:

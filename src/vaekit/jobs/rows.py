@@ -226,7 +226,7 @@ class RowsWhere:
                 table.decode(part.unflatten(-1, tuple(table.vae.prior.shape))).column_log_masses(channel).exp().sum((0, 1))
                 for part in z.split(rows, dim=1)
             ]
-            self.marginals[channel] = torch.stack(parts).sum(0) / _MARGINAL_DRAWS
+            self.marginals[channel] = (torch.stack(parts).sum(0) / _MARGINAL_DRAWS).cpu()
 
     def draw(self, num: int) -> Drawn:
         """`num` rows, chosen from at least `CANDIDATES` / 2 times as many candidates, more where few of those count.
@@ -246,7 +246,7 @@ class RowsWhere:
             z, given, log_weights = (torch.cat(pair) for pair in zip((z, given, log_weights), more, strict=True))
         if not torch.isfinite(log_weights).any():
             raise ConfigError("What is asked for must be possible under the model, but no candidate has any likelihood there.")
-        index = systematic((log_weights - log_weights.max()).exp().double(), num)
+        index = systematic((log_weights - log_weights.max()).exp().cpu().double(), num).to(z.device)
         return self._rows(z[index], given[index], _size(log_weights))
 
     def _rows(self, z: Tensor, given: Tensor, size: float) -> Drawn:
@@ -274,11 +274,14 @@ class RowsWhere:
         return torch.cat(z), torch.cat(given), torch.cat(weights)
 
     def _given(self, num: int) -> tuple[Tensor, Tensor]:
-        """Values of the columns of `where`, (num, C) with NaN elsewhere, and the log-density (num,) they are drawn from."""
-        x = torch.full((num, len(self.table.grid.sizes)), torch.nan, device=self.table.device)
-        log_density = torch.zeros(num, device=self.table.device)
+        """Values of the columns of `where`, (num, C) with NaN elsewhere, and the log-density (num,) they are drawn from.
+
+        They are drawn on the CPU, as intervals are float64, which not every device has.
+        """
+        x = torch.full((num, len(self.table.grid.sizes)), torch.nan)
+        log_density = torch.zeros(num)
         for choice in self.choices:
-            plain = torch.ones(num, dtype=torch.bool, device=x.device)
+            plain = torch.ones(num, dtype=torch.bool)
             if choice.state is not None:
                 states = [*([0] if len(choice.intervals) else []), *choice.states]
                 share = self.marginals[choice.state][states].clamp(min=1e-12)
@@ -286,7 +289,7 @@ class RowsWhere:
                     share[0] *= self._masses(choice)[0].sum().clamp(min=1e-12)
                 share = share / share.sum()
                 pick = torch.multinomial(share, num, replacement=True)
-                state = torch.tensor(states, device=x.device)[pick]
+                state = torch.tensor(states)[pick]
                 x[:, choice.state] = state + 0.5
                 log_density += share[pick].log()
                 plain = state == 0
@@ -294,13 +297,13 @@ class RowsWhere:
                 masses, pieces = self._masses(choice)
                 share = masses / masses.sum()
                 pick = torch.multinomial(share, num, replacement=True)
-                piece = pieces[pick].to(x.device)
-                place = piece[:, 0] + torch.rand(num, device=x.device) * (piece[:, 1] - piece[:, 0])
-                place = torch.minimum(place.float(), torch.nextafter(piece[:, 1].float(), torch.zeros((), device=x.device)))
+                piece = pieces[pick]
+                place = piece[:, 0] + torch.rand(num) * (piece[:, 1] - piece[:, 0])
+                place = torch.minimum(place.float(), torch.nextafter(piece[:, 1].float(), torch.zeros(())))
                 density = (share[pick] / (piece[:, 1] - piece[:, 0]).to(share)).log()
                 x[:, choice.channel] = torch.where(plain, place, torch.nan)
                 log_density += torch.where(plain, density, 0.0)
-        return x, log_density
+        return x.to(self.table.device), log_density.to(self.table.device)
 
     def _masses(self, choice: Choice) -> tuple[Tensor, Tensor]:
         """The marginal mass of each piece of the intervals that lies in one cell, and the pieces (P, 2)."""
@@ -309,14 +312,14 @@ class RowsWhere:
         for low, high in choice.intervals.tolist():
             edges = [low, *range(int(np.floor(low)) + 1, int(np.ceil(high))), high]
             pieces += [[a, b] for a, b in itertools.pairwise(edges) if b > a]
-        bounds = torch.tensor(pieces, dtype=torch.float64, device=marginal.device)
+        bounds = torch.tensor(pieces, dtype=torch.float64)
         cell = bounds[:, 0].floor().long().clamp(max=len(marginal) - 1)
         return marginal[cell] * (bounds[:, 1] - bounds[:, 0]).to(marginal), bounds
 
 
 def _size(log_weights: Tensor) -> float:
     """1 / sum of squared normalised weights; 0 where none is above 0."""
-    weights = (log_weights - log_weights.max()).exp().double().nan_to_num(0.0)
+    weights = (log_weights - log_weights.max()).exp().cpu().double().nan_to_num(0.0)
     total = weights.sum()
     return float(total**2 / weights.square().sum()) if total > 0 else 0.0
 

@@ -51,7 +51,8 @@ class Sampler:
         if epoch not in self._epochs:
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
             self._epochs = {epoch - 1: self._epochs[epoch - 1]} if epoch - 1 in self._epochs else {}
-            order = torch.randperm(self.num_examples, generator=generator)
+            dtype = torch.int32 if self.num_examples < 2**31 else torch.int64  # whose shuffles are the same
+            order = torch.randperm(self.num_examples, generator=generator, dtype=dtype)
             self._epochs[epoch] = order if self.lengths is None else self._by_length(order, epoch, generator)
         return self._epochs[epoch]
 

@@ -53,8 +53,9 @@ class Step(nn.Module):
             step: at which the objective's schedules are.
             autoencoding: whether -E_q log p(x|z) is minimised in place of the objective.
         """
-        visible = hidden(x, mask, self.hide)
-        trace = self.vae(self.transform(x), condition=condition, mask=visible, num_samples=self.num_samples)
+        y = self.transform(x)
+        visible = hidden(y, mask, self.hide)  # of y, which is on the device where the mask is
+        trace = self.vae(y, condition=condition, mask=visible, num_samples=self.num_samples)
         objective = AUTOENCODING if autoencoding else self.objective
         bound = objective(replace(trace, num_data=self.num_data), step)
         adversary = {} if bound.adversary is None else {"adversary": bound.adversary}

@@ -149,7 +149,7 @@ class CellGrid(Transform):
         return torch.where(x.isnan(), 0.5, y).to(cast(Tensor, self._home).device)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """float64 cells (..., C) of places (..., C). Numbers are on their step if that is at least 1; decimals are not rounded."""
+        """float64 cells (..., C) of places (..., C). Numbers are on a step of at least 1; decimals are not rounded."""
         t = self._on(y.device)
         y = y.to(t.count.device).double()
         x = torch.minimum(y.floor().clamp(min=0.0), t.count - 1)
