@@ -21,7 +21,6 @@ from vaekit.evaluation.tables.utility import Utility, utility
 from vaekit.inference import Progress
 from vaekit.types import Json
 
-
 _FAITHFUL_PARTS, _PARTS = 6, 11
 
 
