@@ -1,7 +1,7 @@
 """The networks of a table's model against each other, at equal wall time: residual blocks, and a transformer over columns.
 
     python benchmarks/tables/networks.py --data FOLDER --runs FOLDER [--side mlp columns ...] [--minutes 6] [--seed 0]
-        [--width 64] [--depth 2] [--heads 4] [--rate 0.001] [--bench VENV] [--train "--decay=constant ..."]
+        [--width 64] [--depth 2] [--heads 4] [--rate 0.001] [--warm-up STEPS] [--bench VENV] [--train "decay=constant hide=0.5"]
 
 Every side is the recipe's model for FOLDER/train.csv with the same cells, latents, objective and settings, and other networks:
 
@@ -38,6 +38,7 @@ from vaekit.data.transforms import Transform
 from vaekit.inference import seeded
 from vaekit.likelihoods import Cells
 from vaekit.networks import CellEmbedding, ColumnDecoder, ColumnEncoder
+from vaekit.objectives import ELBO
 from vaekit.posteriors import DiagonalNormal
 from vaekit.training.run import split
 from vaekit.vae import VAE, LatentModel
@@ -82,12 +83,14 @@ def bound(vae: LatentModel, transform: Transform, data: Dataset, shown: float) -
 def settings_of(options: argparse.Namespace, side: str, recipe: recipes.Recipe) -> dict[str, Any]:
     """Of the training: the recipe's, and for a transformer a rate of its own."""
     rate = {} if side == "mlp" else {"learning_rate": options.rate}
-    return {**recipe.settings, "minutes": options.minutes, "seed": options.seed, **rate, **options.train}
+    budget = {} if "steps" in options.train else {"minutes": options.minutes}
+    return {**recipe.settings, **budget, "seed": options.seed, **rate, **options.train}
 
 
 def measured(options: argparse.Namespace, side: str, data: Dataset) -> dict[str, Any]:
     """Trains a side, unless it is there, and gives its figures."""
     name = side if side == "mlp" else f"{side}-{options.width}x{options.depth}"
+    name += "" if options.warm_up is None else f"-warm{options.warm_up}"
     folder = options.runs / "-".join([name, *(f"{key}={value}" for key, value in options.train.items()), str(options.seed)])
     kept = folder.with_name(f"{folder.name}.json")
     if kept.exists():
@@ -96,9 +99,10 @@ def measured(options: argparse.Namespace, side: str, data: Dataset) -> dict[str,
     with seeded(options.seed, torch.device("cpu")):
         recipe = recipes.make(training)
         vae = model(options, side, recipe)
+    objective = recipe.objective if options.warm_up is None else ELBO(warm_up=options.warm_up)
     cpu = time.process_time()
     trained = vaekit.train(
-        data, folder, vae=vae, transform=recipe.transform, objective=recipe.objective, force=True, display="plain",
+        data, folder, vae=vae, transform=recipe.transform, objective=objective, force=True, display="plain",
         **settings_of(options, side, recipe),
     )  # fmt: skip
     cpu = time.process_time() - cpu
@@ -161,6 +165,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=2)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of sides with a transformer")
+    parser.add_argument("--warm-up", type=int, help="steps in which the rate's weight rises to 1, where not as in the recipe")
     parser.add_argument("--train", type=overrides, default={}, help="settings of the training, as in 'decay=constant hide=0.5'")
     parser.add_argument("--bench", type=Path, help="the environment of requirements-peers.txt, to learn from generated rows")
     options = parser.parse_args()
