@@ -17,6 +17,7 @@ from vaekit.evaluation.bounds import BoundReport, evaluate_bounds
 from vaekit.inference import Progress
 from vaekit.jobs.blocks import Spelling
 from vaekit.jobs.encode import Encoding, decode, encode, read_latents
+from vaekit.jobs.explain import EXPLAINED
 from vaekit.jobs.generate import Generated, generate
 from vaekit.jobs.interpolate import interpolate
 from vaekit.jobs.reconstruct import reconstruct
@@ -262,23 +263,26 @@ class Model(TextJobs):
         data: Any,
         *,
         num_samples: int = 16,
+        explain: int = EXPLAINED,
         seed: int = 0,
         split: str | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> Scores:
-        """The K-sample bound on log p(x|c) of every example, its rate and distortion, and an anomaly score.
+        """The K-sample bound on log p(x|c) of every example, its rate and distortion, and an anomaly score; of the strangest
+        rows of a table also how strange each cell is (`Scores.columns`, `Scores.explain`).
 
         Args:
             data: N examples.
             num_samples: K; more is tighter and slower.
+            explain: so many rows of a table are the strangest.
             seed: of all draws.
             split: which part of data that come split.
             progress: called with (done, total).
             **options: of `vaekit.data.loading.conform`.
         """
         dataset = self.read(data, split, default="held_out", **options)
-        return score(self.bundle, dataset, num_samples=num_samples, seed=seed, progress=progress)
+        return score(self.bundle, dataset, num_samples=num_samples, explain=explain, seed=seed, progress=progress)
 
     def interpolate(
         self,
@@ -305,8 +309,7 @@ class Model(TextJobs):
             **options: of `vaekit.data.loading.conform`.
         """
         how = {"num_steps": num_steps, "path": path, "spelling": Spelling(beams=beams)}
-        x = interpolate(self.bundle, self.read(data, split, **options), start, end, **how)
-        return x.tolist() if self.schema.kind == "text" else x
+        return self.rows(interpolate(self.bundle, self.read(data, split, **options), start, end, **how))
 
     def traverse(
         self,
@@ -320,7 +323,8 @@ class Model(TextJobs):
         split: str | None = None,
         **options: Any,
     ) -> Traversal:
-        """One latent unit at a time moved over `reach` deviations of the prior: a row a unit, the most active first.
+        """One latent unit at a time moved over `reach` deviations of the prior: a row a unit, the most active first; of a
+        table `x` is a list of frames, one a unit.
 
         Args:
             data: examples that rank the units; None to rank them by what they change.
@@ -333,9 +337,9 @@ class Model(TextJobs):
             **options: of `vaekit.data.loading.conform`.
         """
         dataset = None if data is None else self.read(data, split, **options)
-        return traverse(
-            self.bundle, dataset, example=example, where=where, num_units=num_units, num_steps=num_steps, reach=reach
-        )
+        how = {"num_units": num_units, "num_steps": num_steps, "reach": reach}
+        made = traverse(self.bundle, dataset, example=example, where=where, **how)
+        return replace(made, x=[self.rows(cells) for cells in made.x]) if self.schema.kind == "table" else made
 
     def evaluate(
         self,

@@ -53,6 +53,12 @@ def test_data_that_do_not_fit(refused, place, tmp_path):
     assert "must have a split `valid`" in refused("evaluate", place.images, place.split_data, "--split", "valid")
 
 
+def test_columns_are_explained_of_tables_alone(refused, place, tmp_path):
+    for flags in (["--columns"], ["--explain", "3"]):
+        said = refused("score", place.vectors, place.vector_data, "-o", tmp_path / "s.csv", *flags)
+        assert "`--explain` and `--columns` must come with a model of a table" in said
+
+
 def test_conditions_that_are_not_there(refused, place, tmp_path):
     out = tmp_path / "x.npy"
     assert "it has no conditions" in refused("generate", place.images, "-o", out, "--where", "label=1")

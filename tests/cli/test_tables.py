@@ -127,8 +127,59 @@ def test_the_other_jobs(folder, tmp_path, capsys):
     assert done("decode", folder / "model", tmp_path / "z.csv", "-o", tmp_path / "d.csv", "--draw", "mean", "--quiet") == 0
     assert done("reconstruct", folder / "model", data, "-o", tmp_path / "r.csv", "--split", "all", "--quiet") == 0
     assert len(rows_of(tmp_path / "r.csv")) == len(rows_of(tmp_path / "d.csv")) == 300
-    assert done("score", folder / "model", data, "-o", tmp_path / "s.csv", "--split", "all", "--quiet") == 0
-    assert all(np.isfinite(float(row["anomaly"])) for row in rows_of(tmp_path / "s.csv"))
+    way = ["--from", 2, "--to", 5, "--steps", 4, "--quiet"]
+    assert done("interpolate", folder / "model", data, "-o", tmp_path / "i.csv", *way, "--split", "all") == 0
+    steps = rows_of(tmp_path / "i.csv")
+    ends = rows_of(tmp_path / "r.csv")
+    for row in steps:
+        as_in_the_source(row)
+    named = [name for name in HEADER if name != "name"]
+    assert [[steps[i][name] for name in named] for i in (0, 3)] == [[ends[i][name] for name in named] for i in (2, 5)]
+    assert done("traverse", folder / "model", "-o", tmp_path / "t.csv", "--units", 2, "--steps", 3, "--quiet") == 0
+    rows = rows_of(tmp_path / "t.csv")
+    assert [float(row.pop("at")) for row in rows] == [-3.0, 0.0, 3.0] * 2
+    assert len({row.pop("unit") for row in rows[:3]}) == len({row.pop("unit") for row in rows[3:]}) == 1
+    for row in rows:
+        as_in_the_source(row)
+
+
+def test_score_says_because_of_which_columns(folder, tmp_path, capsys):
+    source = (folder / "people.csv").read_text(encoding="utf-8").splitlines()
+    _, city, _, income, since, score = next(csv.reader([source[40]]))
+    strange = f'id-9999,"{city}",870,{income},{since},{score}'
+    (tmp_path / "rows.csv").write_text("\n".join([*source[:30], strange, *source[30:60]]) + "\n", encoding="utf-8")
+    line = ["score", folder / "model", tmp_path / "rows.csv", "-o", tmp_path / "s.csv", "--split", "all"]
+    assert done(*line, "--explain", 12, "--columns") == 0
+    said = capsys.readouterr()
+    assert re.match(r"row 29 +\d+\.\d nats: age=870 \(likely \d\d\)", said.out), said.out
+    assert len(said.out.splitlines()) == 5
+    assert "1 cell holds a number that `age` never had (870)" in said.err
+    assert "The columns of the 12 strangest rows alone were looked at." in said.err
+    rows = rows_of(tmp_path / "s.csv")
+    assert [name for name in rows[0] if name.startswith("anomaly")] == [
+        *["anomaly", "anomaly_city", "anomaly_age", "anomaly_income", "anomaly_since", "anomaly_score"]
+    ]
+    assert max(rows, key=lambda row: float(row["anomaly"]))["index"] == "29"
+    assert rows[29]["because"].startswith("age=870")
+    assert float(rows[29]["anomaly_age"]) > 7
+    assert sum(row["because"] != "" for row in rows) == sum(row["anomaly_age"] != "" for row in rows) == 12
+    assert done(*line, "--json", "--force") == 0
+    record = json.loads(capsys.readouterr().out)
+    first = record["strangest"][0]
+    assert (first["index"], len(record["strangest"])) == (29, 10)
+    assert first["anomaly"] == pytest.approx(float(rows[29]["anomaly"]))
+    assert (first["because"][0]["column"], first["because"][0]["value"]) == ("age", "870")
+    assert list(rows_of(tmp_path / "s.csv")[0])[-2:] == ["anomaly", "because"]
+    assert done(*line, "--explain", 0, "--force", "--quiet") == 0
+    assert list(rows_of(tmp_path / "s.csv")[0])[-1] == "anomaly"
+
+
+def test_what_is_advised_has_an_ending_that_a_table_can_have(folder, capsys):
+    pytest.importorskip("sklearn")
+    out = folder / "refitted"
+    assert done("refit", folder / "model", folder / "people.csv", "-o", out, "--prior", "mixture", "--components", 1) == 0
+    said = capsys.readouterr().err
+    assert f"Try `vaekit generate {out} -o samples.csv`." in said
 
 
 def test_generated_rows_are_compared_with_real_ones(folder, capsys):
@@ -159,6 +210,8 @@ def test_generated_rows_are_compared_with_real_ones(folder, capsys):
         ("train {d} -o x --recipe conv", "must be `table` or `auto`"),
         ("train {d} -o x --type age=colour", "must be one of"),
         ("train {d} -o x --type agee=integer", "Did you mean `age`"),
+        ("train {d} -o x --epochs 1e308", "less than or equal to"),
+        ("score {m} {d} -o x.csv --explain 0 --columns", "must come with rows whose columns are looked at"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_nothing_is_left(folder, tmp_path, monkeypatch, refused, line, match):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+from table_cases import AGE, AGE_STATE, COLUMNS, JOB, MEMBER, MEMBER_STATE, bundle, dataset, on_grid
 from vaekit import likelihoods, networks, posteriors, priors
 from vaekit.data.dataset import Dataset
-from vaekit.data.schema import Schema, Source
 from vaekit.data.tables import TableColumn, decode, num_channels
 from vaekit.data.tables.grid import CellGrid
 from vaekit.errors import ConfigError, DataError
@@ -20,51 +20,10 @@ from vaekit.jobs.augment import augment
 from vaekit.jobs.generate import generate
 from vaekit.jobs.impute import impute
 from vaekit.jobs.rows import RowsWhere, Table, candidates, choices
+from vaekit.jobs.traverse import traverse
+from vaekit.model import Model
 from vaekit.storage import Bundle
 from vaekit.vae import VAE
-
-COLUMNS = (
-    TableColumn(name="job", type="categorical", categories=("clerk", "cook", "nurse")),
-    TableColumn(name="member", type="binary", categories=("no", "yes"), missing=True),
-    TableColumn(name="age", type="integer", low=0.0, high=19.0, words=("old",)),
-)
-CELLS = [{"cells": 3}, {"cells": 2}, {"low": [0, 1, 5, 10], "high": [0, 4, 9, 19], "step": 1}, {"cells": 2}, {"cells": 2}]
-JOB, MEMBER, AGE, MEMBER_STATE, AGE_STATE = range(5)
-
-
-@functools.cache
-def bundle(prior: str = "standard") -> Bundle:
-    """A model whose columns depend strongly on a latent of one number, and whose posterior knows nothing of it."""
-    torch.manual_seed(3)
-    grid = CellGrid(CELLS)
-    inner = networks.ResidualMLP([5, 4], 8, 1)
-    q = posteriors.DiagonalNormal(networks.CellEmbedding(inner, grid.sizes, grid.ordered, 4), 1)
-    p = likelihoods.Cells(networks.MLP(1, [16], "tanh"), grid.sizes, grid.ordered)
-    with torch.no_grad():
-        for parameter in p.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 1.3)
-    over = priors.StandardNormal(1) if prior == "standard" else priors.MixtureOfNormals(1, 3)
-    vae = VAE(over, q, p).eval().requires_grad_(False)
-    source = Source(form="csv", layout="flat", dtype="float64")
-    known = {"kind": "table", "shape": (5,), "values": "cells", "low": 0.0, "high": 0.0, "dtype": "float64"}
-    return Bundle(vae, grid, Schema(**known, table=COLUMNS, source=source, num_examples=10, missing=True))
-
-
-def dataset(cells: list[list[float]]) -> Dataset:
-    return Dataset(bundle().schema, np.array(cells))
-
-
-@functools.cache
-def on_grid(prior: str = "standard") -> tuple[torch.Tensor, dict[int, np.ndarray]]:
-    """p(z) dz on a fine grid of z, and the masses of each channel's cells there."""
-    vae = bundle(prior).vae
-    z = torch.linspace(-9, 9, 6001)[:, None]
-    with torch.no_grad():
-        weight = vae.prior().log_prob(z).exp().double()
-        p = vae.decode(z[None])
-        masses = {c: p.column_log_masses(c)[0].exp().double().numpy() for c in range(5)}
-    return (weight / weight.sum()).numpy(), masses
-
 
 AGE_MASS = [1 / 1, 1 / 4, 1 / 5, 1 / 10]
 NO, YES = ((MEMBER_STATE, 0), (MEMBER, 0)), ((MEMBER_STATE, 0), (MEMBER, 1))
@@ -235,6 +194,63 @@ def test_balanced_rows_are_counted_exactly():
         augment(bundle(), dataset(rows), balance="age")
     with pytest.raises(DataError, match="must have the column `jb`"):
         augment(bundle(), dataset(rows), balance="jb")
+
+
+def test_paths_and_units_of_a_table_are_frames():
+    """Not cells; of a traversal one a unit, each of the rows that its cells print as."""
+    model, data = Model(bundle()), dataset([PARTS[0][0], PARTS[2][0], PARTS[1][0]])
+    path = model.interpolate(data, 0, 2, num_steps=3)
+    assert isinstance(path, pl.DataFrame)
+    assert path.columns == ["job", "member", "age"]
+    ends = model.reconstruct(data)
+    assert path[[0, 2]].rows() == ends[[0, 2]].rows()
+    grid = model.traverse(data, num_steps=4)
+    (frame,) = grid.x
+    assert (frame.columns, len(frame), grid.latents.shape) == (path.columns, 4, (1, 4))
+    cells = traverse(bundle(), data, num_steps=4).x[0]
+    assert frame.rows() == decode(cells, COLUMNS, "values").rows()
+
+
+def test_units_are_ranked_by_what_they_do_to_rows():
+    """Without data: a second unit moves the masses of a column less than the first, whatever the numbers of the places."""
+    torch.manual_seed(0)
+    grid = CellGrid([{"cells": 2}, {"low": list(range(40)), "high": list(range(40)), "step": 1}])
+    inner = networks.ResidualMLP([2, 4], 8, 1)
+    q = posteriors.DiagonalNormal(networks.CellEmbedding(inner, grid.sizes, grid.ordered, 4), 2)
+    p = likelihoods.Cells(networks.MLP(2, [2], "tanh"), grid.sizes, grid.ordered)
+    (weight, shift), (head, bias) = p.network.parameters(), p.head.parameters()
+    first, second = p.layout.firsts()
+    with torch.no_grad():
+        weight.copy_(torch.eye(2))
+        shift.zero_()
+        head.zero_()
+        bias.copy_(p.layout.padding().nan_to_num(neginf=0.0))
+        head[first, 1] = 3.0  # the unit 1 decides the category
+        head[second : second + 40, 0] = torch.arange(40) * 0.02  # the unit 0 moves the number by some steps
+    columns = (
+        TableColumn(name="sure", type="binary", categories=("no", "yes")),
+        TableColumn(name="number", type="integer", low=0.0, high=39.0),
+    )
+    schema = bundle().schema.model_copy(update={"shape": (2,), "table": columns, "missing": False})
+    made = Bundle(VAE(priors.StandardNormal(2), q, p).eval().requires_grad_(False), grid, schema)
+    assert traverse(made).units.tolist() == [1, 0]
+    with torch.no_grad():
+        means = made.vae.decode(torch.tensor([[[-3.0, 0.0], [3.0, 0.0], [0.0, -3.0], [0.0, 3.0]]])).mean[0]
+    assert (means[1] - means[0]).norm() > (means[3] - means[2]).norm()
+
+
+def test_the_best_guess_of_a_number_is_on_its_step():
+    grid = CellGrid([{"cells": 3}, {"low": [0, 300, 1000], "high": [200, 900, 2500], "step": 100}])
+    inner = networks.ResidualMLP([2, 4], 8, 1)
+    q = posteriors.DiagonalNormal(networks.CellEmbedding(inner, grid.sizes, grid.ordered, 4), 1)
+    vae = VAE(priors.StandardNormal(1), q, likelihoods.Cells(networks.MLP(1, [4]), grid.sizes, grid.ordered)).eval()
+    columns = (COLUMNS[0], TableColumn(name="wage", type="integer", low=0.0, high=2500.0))
+    schema = bundle().schema.model_copy(update={"shape": (2,), "table": columns})
+    made = impute(Bundle(vae.requires_grad_(False), grid, schema), Dataset(schema, np.array([[1.0, np.nan], [2.0, np.nan]])))
+    guess = made.cells[0, :, 1]
+    assert not (guess % 100).any()
+    assert (guess > 0).all()
+    assert (made.uncertainty[:, 1] > 100).all()
 
 
 def test_a_row_of_another_kind_of_model_is_refused():

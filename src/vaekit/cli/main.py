@@ -21,7 +21,8 @@ from vaekit.errors import VaekitError
 
 HELP = """Your own data into a variational autoencoder, and every job that it is for.
 
-Start with `vaekit demo`, or with your own data: `vaekit train DATA -o MODEL`, then `vaekit generate MODEL -o samples.png`.
+Start with `vaekit demo`, or with your own data: `vaekit train DATA -o MODEL`, then `vaekit generate MODEL -o samples.png`
+(`samples.csv` of a table, `samples.txt` of text).
 """
 
 app = App(name="vaekit", help=HELP, version=__version__, help_format="markdown", suppress_keyboard_interrupt=False)

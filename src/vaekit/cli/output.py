@@ -101,16 +101,21 @@ def write(
 ) -> None:
     """Examples in the form that the ending of OUT says: .png is one grid, and all else is what `write_examples` makes of it.
 
-    The cells of a table are printed as they came; texts with what stands beside them.
+    The cells of a table are printed as they came. Rows and texts are written with what stands beside them.
     """
     from vaekit.data.text.writing import write_texts
     from vaekit.data.writing import write_examples, write_grid
 
     if schema.kind == "table":
+        from polars import Series
+
         from vaekit.data.tables import decode
         from vaekit.data.tables import write as write_frame
 
-        write_frame(decode(values, schema.table), out, force)
+        frame = decode(values, schema.table)
+        for place, (name, part) in enumerate((beside or {}).items()):
+            frame = frame.insert_column(place, Series(free_name(name, frame.columns), part))
+        write_frame(frame, out, force)
         return
     if schema.kind == "text":
         given = {name: list(part) for name, part in (beside or {}).items()}
@@ -119,6 +124,18 @@ def write(
         write_grid(values, schema, out, columns=columns, force=force)
     else:
         write_examples(values, schema, out, force=force, names=names)
+
+
+def free_name(name: str, taken: Sequence[str]) -> str:
+    """The name, or with as many underscores as it takes for it to be a new one.
+
+    Example:
+        >>> free_name("unit", ["unit", "unit_"])
+        'unit__'
+    """
+    while name in taken:
+        name += "_"
+    return name
 
 
 def check_ending(out: Path, endings: Sequence[str]) -> None:
@@ -140,6 +157,11 @@ def check_form(out: Path, schema: Schema) -> None:
     endings = EXAMPLE_SUFFIXES[schema.kind]
     if out.suffix.lower() not in endings:
         raise ConfigError(f"OUT of {schema.kind} must be {listed(endings)}; got {str(out)!r}. Choose another ending.")
+
+
+def usual_output(schema: Schema) -> str:
+    """A name for what is generated, with an ending that fits the kind of the data."""
+    return "samples." + {"images": "png", "text": "txt"}.get(schema.kind, "csv")
 
 
 def class_folders(columns: Mapping[str, np.ndarray]) -> list[str] | None:

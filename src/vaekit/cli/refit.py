@@ -20,7 +20,7 @@ from vaekit.cli.options import (
     Seed,
     above_0,
 )
-from vaekit.cli.output import Clock, progress, remark, report
+from vaekit.cli.output import Clock, progress, remark, report, usual_output
 from vaekit.errors import ConfigError
 
 
@@ -85,7 +85,7 @@ def refit(
     fit = new.bundle.training[PRIOR_FIT]
     record = {"out": str(out), PRIOR_FIT: fit, "metrics": new.bundle.metrics, "seconds": clock.seconds}
     found = f"The bound on held-out examples went from {fit['elbo_before']:.2f} to {fit['elbo']:.2f} nats"
-    advice = f" Try `vaekit generate {out} -o samples.png`." if fit["improved"] else ""
+    advice = f" Try `vaekit generate {out} -o {usual_output(loaded.schema)}`." if fit["improved"] else ""
     report(screen, record, f"{found}. The model is in {out}.{advice}")
     for note in fit["notes"]:
         remark(screen, note.replace(KEPT, str(model)))

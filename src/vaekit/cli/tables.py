@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,7 +28,9 @@ from vaekit.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from vaekit.evaluation.tables import TableReport
+    from vaekit.jobs.score import Scores
     from vaekit.model import Model
+    from vaekit.types import Json
 
 
 def add_commands(app: App) -> None:
@@ -206,6 +209,29 @@ def row_figures(found: TableReport) -> list[tuple[str, str]]:
             ("membership attack", f"AUC {short(private.membership_auc)} from {short(low)} to {short(high)} (ideal 0.5)"),
         ]
     return lines
+
+
+_SHOWN, _RECORDED = 5, 10
+
+
+def strangest(scores: Scores) -> tuple[list[Json], list[tuple[str, str]]]:
+    """The strangest rows of a table with the columns that make them so: as JSON, and a line each."""
+    import numpy as np
+
+    from vaekit.jobs.explain import NO_COLUMN, STRANGE
+
+    assert scores.by_column is not None
+    rows = np.argsort(-scores.anomaly, kind="stable")[: min(_RECORDED, len(scores.by_column.rows))].tolist()
+    reasons = {row: scores.explain(row, least=STRANGE) for row in rows}
+    found: list[Json] = [
+        {"index": row, "anomaly": float(scores.anomaly[row]), "because": [asdict(reason) for reason in because]}
+        for row, because in reasons.items()
+    ]
+    lines = []
+    for row in rows[:_SHOWN]:
+        because = ", ".join(f"{reason} (likely {reason.likely or 'missing'})" for reason in reasons[row]) or NO_COLUMN
+        lines.append((f"row {row}", f"{scores.anomaly[row]:.1f} nats: {because}"))
+    return found, lines
 
 
 def _options(reading: Rereading) -> dict[str, Any]:

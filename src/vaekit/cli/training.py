@@ -20,7 +20,7 @@ from vaekit.cli.options import (
     above_0,
     at_least_0,
 )
-from vaekit.cli.output import report
+from vaekit.cli.output import report, usual_output
 
 Likelihoods = Literal[
     "auto",
@@ -170,8 +170,7 @@ def train(
         data_options=reading.options(),
         display="quiet" if screen.quiet else "auto",
     )
-    ending = {"images": "png", "text": "txt"}.get(trained.schema.kind, "csv")
-    advice = f"Try `vaekit generate {out} -o samples.{ending}`."
+    advice = f"Try `vaekit generate {out} -o {usual_output(trained.schema)}`."
     report(screen, {"out": str(out), **trained.info()}, f"The model is in {out}. {advice}")
     if trained.bundle.training.get("stopped") == "interrupted":
         raise KeyboardInterrupt(f"Interrupted: the best model so far is in {out}; the same command with `--resume` goes on.")

@@ -32,7 +32,7 @@ from vaekit.cli.options import (
     parse_where,
 )
 from vaekit.cli.output import Clock, check_ending, check_form, class_folders, progress, remark, report, short, write
-from vaekit.cli.tables import row_figures, rows_report
+from vaekit.cli.tables import row_figures, rows_report, strangest
 from vaekit.cli.text import originals, text_figures, texts_report
 from vaekit.data.output import TABLE_SUFFIXES
 from vaekit.errors import ConfigError
@@ -318,13 +318,14 @@ def interpolate(
         path: A straight line, or a great circle.
         beams: Of text: seek the likeliest, keeping so many beginnings at a time.
     """
-    import numpy as np
+    from vaekit.jobs.blocks import Spelling as Way
+    from vaekit.jobs.interpolate import interpolate as interpolate_job
 
     _check(out, force)
     loaded = _load(model, device)
     check_form(out, loaded.schema)
     dataset = _read(loaded, data, reading, screen)
-    x = np.asarray(loaded.interpolate(dataset, start, end, num_steps=steps, path=path, beams=beams, split="all"))
+    x = interpolate_job(loaded.bundle, dataset, start, end, num_steps=steps, path=path, spelling=Way(beams=beams))
     write(x, loaded.schema, out, force, columns=steps)
     report(screen, {"out": str(out), "num_examples": len(x)}, f"{len(x)} steps from {start} to {end} are in {out}.")
 
@@ -345,7 +346,7 @@ def traverse(
     reading: Rereading = READ_AS_MODEL,
     screen: Screen = SCREEN,
 ) -> None:
-    """Show what each latent unit does: a row a unit, the most active first, a column a value.
+    """Show what each latent unit does: a row a unit, the most active first, a column a value; of a table one after another.
 
     Args:
         model: A model folder.
@@ -357,13 +358,20 @@ def traverse(
         steps: How many columns.
         reach: How far the columns go either way, in standard deviations of the prior.
     """
+    import numpy as np
+
+    from vaekit.jobs.traverse import traverse as traverse_job
+
     _check(out, force)
     asked = parse_where(where)
     loaded = _load(model, device)
     check_form(out, loaded.schema)
     dataset = None if data is None else _read(loaded, data, reading, screen)
-    grid = loaded.traverse(dataset, example=example, where=asked, num_units=units, num_steps=steps, reach=reach, split="all")
-    write(grid.x.reshape(-1, *grid.x.shape[2:]), loaded.schema, out, force, columns=steps)
+    how = {"num_units": units, "num_steps": steps, "reach": reach}
+    grid = traverse_job(loaded.bundle, dataset, example=example, where=asked, **how)
+    beside = {"unit": np.repeat(grid.units, steps), "at": np.tile(grid.values, len(grid.units))}
+    beside = beside if loaded.schema.kind == "table" else None
+    write(grid.x.reshape(-1, *grid.x.shape[2:]), loaded.schema, out, force, columns=steps, beside=beside)
     record = {"out": str(out), "units": grid.units.tolist(), "values": grid.values.tolist()}
     report(screen, record, f"The units {', '.join(map(str, grid.units))} are the rows of {out}.")
 
@@ -375,13 +383,15 @@ def score(
     *,
     out: Out,
     samples: Count = 16,
+    explain: Index | None = None,
+    columns: Annotated[bool, Parameter(negative=())] = False,
     force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",
     reading: Rereading = READ_AS_MODEL,
     screen: Screen = SCREEN,
 ) -> None:
-    """Write how likely each example of DATA is, and how strange.
+    """Write how likely each example of DATA is, and how strange; of the rows of a table also because of which columns.
 
     Of data that come split, `test` is read, and of the data that the model was trained on the part that was held out, unless
     `--split` says otherwise.
@@ -391,21 +401,34 @@ def score(
         data: Data of the kind that the model was trained on.
         out: A .csv, .tsv, .parquet, .npz or .jsonl table.
         samples: K, samples of the latent an example. More is tighter and slower.
+        explain: Of a table: for so many rows, the strangest, say because of which columns; 1,000 if left out.
+        columns: Of a table: also write how strange each cell of those rows is, in a column for each of the table's.
     """
     from vaekit.data.writing import write_table
 
     _check(out, force, TABLE_SUFFIXES)
     clock, loaded = Clock(), _load(model, device)
+    if loaded.schema.kind != "table" and (columns or explain is not None):
+        raise ConfigError("`--explain` and `--columns` must come with a model of a table. Leave them out.")
+    if columns and explain == 0:
+        raise ConfigError("`--columns` must come with rows whose columns are looked at, got `--explain 0`. Leave one out.")
     dataset = _read(loaded, data, reading, screen, default="held_out")
+    how: dict[str, Any] = {} if explain is None else {"explain": explain}
     with progress(screen, "Scoring") as bar:
-        scores = loaded.score(dataset, num_samples=samples, seed=seed, split="all", progress=bar)
-    write_table(scores.to_columns(), out, force=force)
-    if scores.warning is not None:
-        remark(screen, scores.warning)
+        scores = loaded.score(dataset, num_samples=samples, **how, seed=seed, split="all", progress=bar)
+    write_table(scores.to_columns(columns and scores.by_column is not None), out, force=force)
+    for sentence in (*([] if scores.warning is None else [scores.warning]), *scores.notes):
+        remark(screen, sentence)
     mean = float(scores.log_likelihood.mean())
     record = {"out": str(out), "num_examples": len(scores), "log_likelihood": mean, "seconds": clock.seconds}
     record |= {} if scores.warning is None else {"warning": scores.warning}
-    report(screen, record, f"The scores of {len(scores)} examples are in {out}: {mean:.2f} nats on average.")
+    said = f"The scores of {len(scores)} examples are in {out}: {mean:.2f} nats on average."
+    if scores.by_column is None:
+        report(screen, record, said)
+        return
+    remark(screen, f"{said} The strangest:")
+    strange, lines = strangest(scores)
+    report(screen, {**record, "strangest": strange, "notes": list(scores.notes)}, lines)
 
 
 def _load(folder: Path, device: str) -> Model:

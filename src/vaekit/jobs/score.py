@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
-from vaekit.component import device_of
+from vaekit.component import device_of, full_precision
 from vaekit.data.dataset import Dataset
+from vaekit.data.tables.grid import CellGrid
+from vaekit.errors import ConfigError
 from vaekit.inference import Progress, bounds, check_examples, is_point, seeded
+from vaekit.jobs.explain import EXPLAINED, ColumnScores, Reason, column_scores, unseen
+from vaekit.jobs.rows import Table
 from vaekit.jobs.surprise import Surprises, surprises
 from vaekit.storage import Bundle
+from vaekit.vae import VAE
 
 _POINT = (
     "The posterior, or a part of it, is a point, which has no density: `log_likelihood` is log p(x, z) at it and bounds "
@@ -35,6 +41,8 @@ class Scores:
         names: the file name of each example, or None.
         warning: a sentence on why the figures bound nothing, where the posterior has no density; else None.
         surprises: of text, what is odd in it; else None.
+        by_column: of a table, how strange each cell of the strangest rows is; None where none was looked at.
+        notes: sentences that a person should read.
     """
 
     log_likelihood: np.ndarray
@@ -46,13 +54,54 @@ class Scores:
     names: list[str] | None = None
     warning: str | None = None
     surprises: Surprises | None = None
+    by_column: ColumnScores | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.log_likelihood)
 
-    def to_columns(self) -> dict[str, np.ndarray]:
+    @property
+    def columns(self) -> np.ndarray:
+        """(N, C) nats: of a table, how strange each cell is given the rest of its row, see `vaekit.jobs.explain`.
+
+        NaN where the row was not looked at, or the cell is unknown to the model. `column_names` says which columns they are.
+        """
+        found = self._by_column()
+        anomaly = np.full((len(self), len(found.names)), np.nan)
+        anomaly[found.rows] = found.anomaly
+        return anomaly
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Of a table, the names of the C columns of `columns`."""
+        return self._by_column().names
+
+    def explain(self, index: int, most: int = 3, least: float = -math.inf) -> tuple[Reason, ...]:
+        """Of a table, the columns that make an example strange given the rest of it, the strangest first.
+
+        Args:
+            index: of the example.
+            most: how many columns at most.
+            least: nats that a column must have.
+
+        Raises:
+            ConfigError: if its columns were not looked at.
+        """
+        return self._by_column().reasons(index, most, least)
+
+    def _by_column(self) -> ColumnScores:
+        if self.by_column is None:
+            raise ConfigError("The columns must have been looked at, and were not. Score a table, with `explain` at least 1.")
+        return self.by_column
+
+    def to_columns(self, by_column: bool = False) -> dict[str, np.ndarray]:
         """The scores as the columns of a table: index, name, and a column a score. Of text, the text itself too, its perplexity
-        a word (or a character, see `unit_of`), and its most surprising words."""
+        a word (or a character, see `unit_of`), and its most surprising words. Of a table, `because`, the columns that make a
+        row strange.
+
+        Args:
+            by_column: of a table, also a column `anomaly_NAME` for each of its columns.
+        """
         table: dict[str, np.ndarray] = {"index": np.arange(len(self))}
         if self.names is not None:
             table["name"] = np.array(self.names, dtype=object)
@@ -65,11 +114,24 @@ class Scores:
             table.update({"num_tokens": of_text.num_tokens, f"num_{of_text.unit}s": of_text.num_units})
             table["odd_words"] = np.array(of_text.odd(), dtype=object)
             table["text"] = np.array(of_text.texts, dtype=object)
-        return {**table, "anomaly": self.anomaly}
+        table["anomaly"] = self.anomaly
+        if self.by_column is not None:
+            because = np.full(len(self), "", dtype=object)
+            because[self.by_column.rows] = self.by_column.texts()
+            table["because"] = because
+        if by_column:
+            table.update({f"anomaly_{name}": part for name, part in zip(self.column_names, self.columns.T, strict=True)})
+        return table
 
 
 def score(
-    bundle: Bundle, dataset: Dataset, *, num_samples: int = 16, seed: int = 0, progress: Progress | None = None
+    bundle: Bundle,
+    dataset: Dataset,
+    *,
+    num_samples: int = 16,
+    explain: int = EXPLAINED,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Scores:
     """The K-sample bound on log p(x|c) of every example, and what it is made of.
 
@@ -82,20 +144,23 @@ def score(
         bundle: the model.
         dataset: N examples that fit the model's schema.
         num_samples: K; more is tighter and slower.
+        explain: of a table, so many rows, the strangest, get the anomalies of their columns (see `vaekit.jobs.explain`).
         seed: of all draws; the global random state is left as it was.
         progress: called with (done, total) as examples are done.
 
     Raises:
         DataError: if there are no examples.
-        ConfigError: if `num_samples` is less than 1.
+        ConfigError: if `num_samples` is less than 1, or `explain` less than 0.
     """
     check_examples(dataset)
+    if explain < 0:
+        raise ConfigError(f"`explain` must be at least 0, got {explain}. It is a number of rows.")
     with seeded(seed, device_of(bundle.vae)):
         parts = [part for _, _, part in bounds(bundle, dataset, num_samples, progress)]
     log_likelihood = np.concatenate([part.log_likelihood for part in parts])
     observed = np.concatenate([part.num_observed for part in parts])
     discrete = bundle.vae.likelihood.discrete
-    return Scores(
+    scores = Scores(
         log_likelihood=log_likelihood,
         elbo=np.concatenate([part.elbo for part in parts]),
         rate=np.concatenate([part.rate for part in parts]),
@@ -106,3 +171,18 @@ def score(
         warning=_POINT if is_point(bundle.vae) else None,
         surprises=surprises(bundle, dataset, seed=seed) if bundle.schema.kind == "text" else None,
     )
+    cells = isinstance(bundle.transform, CellGrid) and isinstance(bundle.vae, VAE) and bundle.schema.kind == "table"
+    return _explained(scores, Table.of(bundle, "score"), dataset, explain, seed, progress) if cells else scores
+
+
+def _explained(scores: Scores, table: Table, dataset: Dataset, num: int, seed: int, progress: Progress | None) -> Scores:
+    """The scores of a table's rows, the strangest with the anomalies of their columns."""
+    notes = unseen(table, dataset)
+    if num == 0 or scores.warning is not None:  # a point has no density to weigh latents by
+        return replace(scores, notes=notes)
+    rows = np.sort(np.argsort(-scores.anomaly, kind="stable")[:num])
+    with torch.inference_mode(), full_precision(), seeded(seed, table.device):
+        found = column_scores(table, dataset, rows, progress=progress)
+    if len(rows) < len(scores):
+        notes = (*notes, f"The columns of the {len(rows):,} strangest rows alone were looked at.")
+    return replace(scores, by_column=found, notes=notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from vaekit.component import device_of
 from vaekit.data.dataset import Dataset, spaced
-from vaekit.distributions import unit_kl
+from vaekit.distributions import Cells, unit_kl
 from vaekit.distributions.sequence import TokenSequence
 from vaekit.errors import ConfigError
 from vaekit.inference import prepare, seeded
-from vaekit.jobs.blocks import block_size, decoded, in_blocks, posterior_of
+from vaekit.jobs.blocks import block_size, decoded, in_blocks, middle, posterior_of
 from vaekit.jobs.conditions import codes_where, features_of, features_of_data
 from vaekit.jobs.spaces import Moves
 from vaekit.storage import Bundle
@@ -33,13 +33,14 @@ class Traversal:
     """A grid of examples: a row a unit, a column a value.
 
     Attributes:
-        x: (U, S, ...) in the source's layout and dtype.
+        x: (U, S, ...) in the source's layout and dtype; of a table its cells (U, S, C), and where a `Model` made it a list of
+            U frames of S rows.
         units: (U,), the index d of each row's unit, most active first.
         values: (S,), where each column is, from -reach to reach: what z_d is under a standard normal prior.
         latents: (U, S), what z_d is, whatever the prior.
     """
 
-    x: np.ndarray
+    x: Any
     units: np.ndarray
     values: np.ndarray
     latents: np.ndarray
@@ -134,16 +135,16 @@ def _rates(bundle: Bundle, dataset: Dataset) -> Tensor:
 
 
 def _change(bundle: Bundle, moves: Moves, held: Tensor, tried: Tensor, features: Tensor | None, reach: float) -> Tensor:
-    """(U,): mean squared change of the decoded mean as each unit that is tried goes from -reach to reach. Of text, how much
-    less likely, in nats, each end's text is at the other end."""
+    """(U,): mean squared change of the decoded mean as each unit that is tried goes from -reach to reach. Of text and tables,
+    how much less likely, in nats, what stands for each end is at the other end."""
     block, on = block_size(bundle.schema), device_of(bundle.vae)
     ends = torch.tensor([-reach, reach], dtype=torch.float64)
 
     def change(low: Tensor, high: Tensor, features: Tensor | None) -> tuple[Tensor]:
         at = [bundle.vae.decode_flat(z[None], features) for z in (low, high)]
-        if isinstance(at[0], TokenSequence):
-            texts = [cast(TokenSequence, p).middle for p in at]
-            lost = [at[i].log_prob(texts[i])[0] - at[1 - i].log_prob(texts[i])[0] for i in (0, 1)]
+        if isinstance(at[0], TokenSequence | Cells):
+            stands = [middle(p) for p in at]
+            lost = [at[i].log_prob(stands[i])[0] - at[1 - i].log_prob(stands[i])[0] for i in (0, 1)]
             return (lost[0] + lost[1],)
         ends = [p.mean[0] for p in at]
         return ((ends[1] - ends[0]).square().flatten(1).mean(1),)

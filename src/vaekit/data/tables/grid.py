@@ -171,17 +171,19 @@ class CellGrid(Transform):
             x: (B, C) cells.
             mask: (B, C) bool, True where observed, or None.
         """
+        terms = self.log_abs_det_columns(x)
+        return (terms if mask is None else torch.where(mask.cpu(), terms, 0.0)).sum(1)
+
+    def log_abs_det_columns(self, x: Tensor) -> Tensor:
+        """(B, C) float64, on the CPU: the terms of `log_abs_det`, 0 of codes and of NaN."""
         t = self._on(x.device)
         x = x.to(t.count.device)
-        if not len(t.index):
-            return torch.zeros(len(x), dtype=torch.float64)
-        placed = _Placed.of(x, t)
-        distance, log_unit = placed.distance(), placed.log_unit() + math.log1p(-BEYOND)
-        terms = torch.where(distance > 0, placed.log_beyond(distance), log_unit).T
-        observed = ~x[:, t.index].isnan()
-        if mask is not None:
-            observed &= mask.to(x.device)[:, t.index]
-        return torch.where(observed, terms, 0.0).sum(1).cpu()
+        found = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
+        if len(t.index):
+            placed = _Placed.of(x, t)
+            distance, log_unit = placed.distance(), placed.log_unit() + math.log1p(-BEYOND)
+            found[:, t.index] = torch.where(distance > 0, placed.log_beyond(distance), log_unit).T
+        return torch.where(x.isnan(), 0.0, found).cpu()
 
     def beyond(self, x: Tensor) -> Tensor:
         """(B, C) float64, on the CPU: how far each number of x (B, C) is from the nearest that its column could have had; 0 of
@@ -192,19 +194,6 @@ class CellGrid(Transform):
         if len(t.index):
             found[:, t.index] = _Placed.of(x, t).distance().T
         return found.cpu()
-
-    def log_units(self, channel: int) -> Tensor:
-        """(n,) float64, on the CPU: of each cell of a channel of numbers the logarithm of the share of its mass that one value
-        has, or of its density without a step; 0 of atoms and codes.
-
-        Args:
-            channel: index.
-        """
-        record = self.channels[channel]
-        if "cells" in record:
-            return torch.zeros(self.sizes[channel], dtype=torch.float64)
-        low, high = (torch.tensor(record[end], dtype=torch.float64) for end in ("low", "high"))
-        return _log_unit(high - low, torch.tensor(float(record["step"]), dtype=torch.float64))
 
     def span(self, channel: int) -> float:
         """The distance between the ends of a channel of numbers, by which values beyond them are measured."""
@@ -326,8 +315,9 @@ class _Placed:
         return torch.where(width > 0, (inside - self.low + step / 2) / (width + step), 0.5).clamp(1e-6, 1 - 1e-6)
 
     def log_unit(self) -> Tensor:
-        """log of the share of its cell's mass that each has, or of the density there."""
-        return _log_unit(self.high - self.low, self.numbers.step)
+        """log of the share of its cell's mass that each has, or of the density there; 0 of an atom."""
+        width, step = self.high - self.low, self.numbers.step
+        return torch.where(width > 0, torch.where(step > 0, step, 1.0).log() - (width + step).log(), 0.0)  # no quotient is inf
 
     def distance(self) -> Tensor:
         """To the nearest value of the cell: 0 of one that is there but for rounding, and of NaN."""
@@ -339,7 +329,7 @@ class _Placed:
         step, span = self.numbers.step, self.numbers.span
         off = (self.value - self._on_step(self.value)).abs() > self._slack()
         unit = torch.where(off, self.numbers.finer, torch.where(step > 0, step, 1.0))
-        return math.log(BEYOND / 6) + (unit / span).log() - 2 * torch.log1p(distance / span)
+        return math.log(BEYOND / 6) + unit.log() - span.log() - 2 * torch.log1p(distance / span)
 
     def _on_step(self, values: Tensor) -> Tensor:
         """Each value brought to the nearest whole number of steps from its cell."""
@@ -350,11 +340,6 @@ class _Placed:
         """What counts as rounding: to float32, and a millionth of a step."""
         step, rounding = self.numbers.step, 1.2e-7 * self.value.abs()
         return torch.where(step > 0, torch.minimum(rounding + 1e-6 * step, step.clamp(max=1.0) / 4), rounding)
-
-
-def _log_unit(width: Tensor, step: Tensor) -> Tensor:
-    """log(s / (width + s)), -log(width) without a step, 0 of no width."""
-    return torch.where(width > 0, (torch.where(step > 0, step, 1.0) / (width + step)).log(), 0.0)
 
 
 def _first_step(first: float, step: float, bound: float, closed: bool) -> float:
