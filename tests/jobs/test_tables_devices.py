@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from table_cases import bundle, dataset
-from vaekit.data.tables import grid as grid_module
 from vaekit.inference import prepare
 from vaekit.jobs.augment import augment
 from vaekit.jobs.encode import encode
@@ -65,7 +64,7 @@ class Accelerator(TorchFunctionMode):
         kwargs = kwargs or {}
         given = tensors_in([list(args), kwargs])
         there = [t for t in given if t in self.there]
-        if func is Tensor.device.__get__:
+        if func == Tensor.device.__get__:
             return DEVICE if there else torch.device("cpu")
         if func is Tensor.cpu:
             return args[0].clone()
@@ -105,11 +104,10 @@ JOBS: dict[str, Callable[[], list[np.ndarray]]] = {
 
 @pytest.fixture
 def accelerator(monkeypatch: pytest.MonkeyPatch) -> Accelerator:
-    """A device that has the model."""
-    for module in (grid_module, torch.utils.data):
-        if hasattr(module, "has_float64"):
-            monkeypatch.setattr(module, "has_float64", lambda device: device.index is None)
-    monkeypatch.setattr("vaekit.types.has_float64", lambda device: device.index is None)
+    """A device that has the model, a new one: layouts keep what they have put on a device."""
+    for module in ("vaekit.types", "vaekit.data.tables.grid"):
+        monkeypatch.setattr(f"{module}.has_float64", lambda device: device.index is None)
+    bundle.cache_clear()
     made = bundle()
     return Accelerator([*made.vae.parameters(), *made.vae.buffers(), *made.transform.buffers()])
 

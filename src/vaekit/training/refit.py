@@ -12,20 +12,17 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
 
-from vaekit.component import Component, device_of, full_precision
+from vaekit.component import device_of
 from vaekit.data.dataset import Dataset, fingerprint
-from vaekit.data.schema import Schema, Source
 from vaekit.data.transforms import Levels
-from vaekit.distributions import Quantized, Quantizer
+from vaekit.distributions import Quantizer
 from vaekit.errors import ConfigError, DataError, require
 from vaekit.inference import Progress, prepare, seeded
 from vaekit.likelihoods import Normal
 from vaekit.networks import MLP
 from vaekit.objectives import ELBO, PriorFit
 from vaekit.posteriors import DiagonalNormal
-from vaekit.posteriors.deterministic import Point
 from vaekit.priors import (
     Autoregressive,
     AutoregressiveCodes,
@@ -41,11 +38,12 @@ from vaekit.priors.codes import CodePrior
 from vaekit.storage import HELD_OUT, PRIOR_FIT, PRIVACY, Bundle
 from vaekit.training.callbacks import Callback
 from vaekit.training.config import BUDGETS, TrainConfig
+from vaekit.training.latents import LatentsOnly, as_data, check_latents, latents_of
 from vaekit.training.loop import Trainer
 from vaekit.training.run import make_fabric, split
 from vaekit.training.validation import validate
-from vaekit.types import Condition, Json, Latent, Trace
-from vaekit.vae import VAE, LatentModel
+from vaekit.types import Json
+from vaekit.vae import VAE
 
 if TYPE_CHECKING:
     from vaekit.training.loop import Progress as RunProgress
@@ -58,7 +56,6 @@ KINDS = (*MIXTURES, "flow", "flow-matching", "vae", "autoregressive", "codes")
 KEPT = "the model that was refitted"
 """What a note calls the model as it was."""
 
-_WANTED_ROWS, _MOST_ROWS, _MOST_DRAWS = 2**17, 2**20, 16
 _EM_ROWS, _EM_ITERATIONS, _EM_REPORT = 200_000, 300, 10
 _COMPONENTS, _MOST_COMPONENTS, _LATENTS_A_COMPONENT = 10, 1000, 20
 _DEFAULTS: Json = {"batch_size": 256, "learning_rate": 2e-3, "precision": "float32"}
@@ -131,11 +128,6 @@ def refit_prior(
         MissingExtraError: if the kind needs a package that is not installed.
     """
     _check(bundle, kind, components, hidden, draws, settings)
-    if bundle.training.get(PRIVACY) or settings.get("dp_epsilon") is not None:
-        raise ConfigError(
-            "A prior must not be fitted with a promise of privacy, which the fit does not keep, got a private model or "
-            "`dp_epsilon`. Choose another prior when training."
-        )
     training, held_out = split(data)
     device = device_of(bundle.vae)
     mine = replace(bundle, vae=copy.deepcopy(bundle.vae).eval())
@@ -145,8 +137,8 @@ def refit_prior(
     config = TrainConfig.make(**{**_defaults(kind, vae, settings), **settings, "seed": seed})
     fabric = make_fabric(str(device))
     with seeded(seed, device):
-        z, z_held_out = (_latents(mine, part, num) for part, num in ((training, draws), (held_out, 1)))
-        _check_latents(vae, z)
+        z, z_held_out = (latents_of(mine, part, num) for part, num in ((training, draws), (held_out, 1)))
+        check_latents(vae, z)
         before = validate(vae, mine.transform, ELBO(), held_out, config, fabric)
         if isinstance(kind, str) and kind in MIXTURES:
             prior, how = _fit_mixture(z, components, MIXTURES[kind], seed, progress)
@@ -209,6 +201,11 @@ def _check(
         raise ConfigError(f"`hidden` of `codes` must be one width, once a layer, got {list(hidden)}. Use [128, 128].")
     if draws is not None and draws < 1:
         raise ConfigError(f"`draws` must be at least 1, got {draws}. Leave it out for a fitting number.")
+    if bundle.training.get(PRIVACY) or settings.get("dp_epsilon") is not None:
+        raise ConfigError(
+            "A prior must not be fitted with a promise of privacy, which the fit does not keep, got a private model or "
+            "`dp_epsilon`. Choose another prior when training."
+        )
 
 
 def _check_prior(vae: VAE, kind: str | Prior) -> None:
@@ -279,57 +276,6 @@ def _make(kind: str, vae: VAE, components: int | None, hidden: Sequence[int] | N
     return Standardized(SecondStage(StandardNormal(num_latents), posterior, likelihood))
 
 
-# --------------------------------------------------------------------------------------------------------- latents
-
-
-def _latents(bundle: Bundle, dataset: Dataset, draws: int | None) -> Tensor:
-    """(M, D) samples of the posterior on the CPU, those of one example in different blocks of M."""
-    vae = cast(VAE, bundle.vae)
-    num = len(dataset)
-    if num > _MOST_ROWS:
-        chosen = np.sort(np.random.default_rng(0).choice(num, _MOST_ROWS, replace=False))
-        dataset, num = dataset.select(chosen), _MOST_ROWS
-    draws = max(1, min(_MOST_DRAWS, _WANTED_ROWS // num)) if draws is None else draws
-    block = max(1, min(512, 2**22 // dataset.schema.num_dimensions))
-    parts = []
-    with torch.no_grad(), full_precision():
-        for start in range(0, num, block):
-            inputs = prepare(bundle, dataset.batch(np.arange(start, min(start + block, num))))
-            q = vae.encode(inputs.x, condition=inputs.condition, mask=inputs.mask)
-            if not isinstance(vae.posterior, Quantizer):  # that of codes is a mass
-                _check_support(q, vae.posterior.registered_name)
-            draws = 1 if isinstance(q, Point | Quantized) else draws
-            parts.append(q.sample((draws,)).float().cpu())
-    z = torch.cat(parts, dim=1).flatten(0, 1).flatten(1)
-    if not bool(torch.isfinite(z).all()):
-        raise DataError("Latents must be finite, found NaN or infinities. Look for extreme values in the data.")
-    return z
-
-
-def _check_latents(vae: VAE, z: Tensor) -> None:
-    """Refuses latents on a sphere; a single one, or several that are the same, lie on none."""
-    if isinstance(vae.posterior, Quantizer) or z.shape[1] == 1:
-        return
-    length, spread = z.double().norm(dim=1), z.double().var(0, correction=0).sum().sqrt()
-    if bool(spread > 0) and bool(length.std(correction=0) <= 1e-5 * spread):
-        raise ConfigError("Latents must fill the space for a density to be fitted, found all on one sphere. Keep their prior.")
-
-
-def _check_support(q: Distribution, posterior: str) -> None:
-    for part in getattr(q, "parts", (q,)):
-        try:
-            support: Any = part.support
-        except NotImplementedError:  # a family of one's own that does not say
-            continue
-        while hasattr(support, "base_constraint"):
-            support = support.base_constraint
-        if support is not constraints.real:
-            raise ConfigError(
-                f"Latents must be real numbers without bounds for a density to be fitted, found those of a {posterior}. Keep "
-                "the model's own prior."
-            )
-
-
 # ------------------------------------------------------------------------------------------------------------- fits
 
 
@@ -395,7 +341,7 @@ def _fit_by_gradient(
         config = config.model_copy(update={"batch_size": len(z)})
     model = LatentsOnly(prior)
     listeners = [] if progress is None else [_Listener(progress)]
-    data, held_out = _as_data(z), _as_data(z_held_out)
+    data, held_out = as_data(z), as_data(z_held_out)
     outcome = Trainer(model, Levels(), PriorFit(), config, data, held_out, fabric, None, listeners).fit()
     model.load_state_dict(outcome.weights)
     return {
@@ -441,22 +387,6 @@ def _may_be_known(summary: Json, data: Dataset) -> bool:
     return whole.get("fingerprint") == fingerprint(data)
 
 
-def _as_data(z: Tensor) -> Dataset:
-    x = z.numpy()
-    source = Source(form="array", layout="flat", dtype="float32")
-    schema = Schema(
-        kind="vectors",
-        shape=x.shape[1:],
-        values="continuous",
-        low=float(x.min()),
-        high=float(x.max()),
-        dtype="float32",
-        source=source,
-        num_examples=len(x),
-    )
-    return Dataset(schema, x)
-
-
 class _Listener(Callback):
     """Tells how far a run is."""
 
@@ -466,47 +396,3 @@ class _Listener(Callback):
     def on_report(self, metrics: dict[str, float], progress: RunProgress, budget: Budget) -> None:
         """In thousandths of the budget."""
         self.progress(round(1000 * budget.progress(progress.step)), 1000)
-
-
-class LatentsOnly(LatentModel):
-    """A model whose data are latents: each is its own latent, and the prior is all that there is to learn.
-
-    In its trace x and z are the same, the posterior is the point x, and log p(x|z) is 0.
-
-    Args:
-        prior: p(z).
-    """
-
-    def __init__(self, prior: Prior) -> None:
-        Component.__init__(self)
-        self.prior, self.condition = prior, None
-
-    def forward(
-        self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None, num_samples: int = 1
-    ) -> Trace:
-        """See `LatentModel.forward`."""
-        point = Point(x.unflatten(-1, tuple(self.prior.shape)), len(self.prior.shape))
-        z = point.rsample((num_samples,))
-        return Trace(x, Point(z.flatten(2)), z.new_zeros(z.shape[:2]), (Latent(z, point, self.prior()),))
-
-    @property
-    def num_latents(self) -> int:
-        """D."""
-        return math.prod(self.prior.shape)
-
-    def encode_flat(
-        self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """x itself, and 0."""
-        return x, torch.zeros_like(x)
-
-    def decode_flat(self, z: Tensor, condition: Condition | Tensor | None = None) -> Distribution:
-        """The point z."""
-        return Point(z)
-
-    def sample_prior(self, num_examples: int, *, condition: Condition | None = None, temperature: float = 1.0) -> Tensor:
-        """(1, N, D): draws of p(z)."""
-        return self.prior(None, temperature).sample((num_examples,)).flatten(1)[None]
-
-    def initialize(self, x: Tensor, mask: Tensor | None = None, condition: Condition | None = None) -> None:
-        """Nothing: the prior is started with data, not with latents."""
