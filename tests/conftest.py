@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
@@ -19,7 +19,14 @@ from vaekit.priors import StandardNormal
 from vaekit.vae import VAE
 
 torch.set_num_threads(1)
-settings.register_profile("vaekit", deadline=None, derandomize=True, database=None, max_examples=50)
+settings.register_profile(  # no clock decides over a test: neither a deadline nor how long examples take to be made
+    "vaekit",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("vaekit")
 
 

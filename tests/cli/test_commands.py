@@ -233,7 +233,12 @@ def test_errors_are_one_line_of_a_process(command, place, tmp_path):
 
 
 def test_interruption_is_130_and_one_sentence(place, tmp_path):
-    line = [sys.executable, "-m", "vaekit", "evaluate", place.images, place.image_data, "--samples", "100000000"]
+    # Everything is imported before the signal is sent: in the middle of an import of native code, Python may lose it.
+    script = (
+        "import sys; import torch, vaekit.model, vaekit.evaluation.bounds; from vaekit.cli.main import main; "
+        "print('ready', flush=True); main(sys.argv[1:])"
+    )
+    line = [sys.executable, "-c", script, "evaluate", place.images, place.image_data, "--samples", "100000000"]
     process = subprocess.Popen(
         list(map(str, line)),
         stdout=subprocess.PIPE,
@@ -241,9 +246,14 @@ def test_interruption_is_130_and_one_sentence(place, tmp_path):
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    time.sleep(4)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert out == ""
     assert err.startswith("Interrupted")
