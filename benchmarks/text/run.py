@@ -49,8 +49,15 @@ from vaekit.training.run import train
 from vaekit.vae import VAE
 
 RESULTS = Path(__file__).with_name("results.json")
-NUM_LATENTS, EMBEDDING, HIDDEN, VOCABULARY = 32, 128, 256, 5000
-SETTINGS: dict[str, Any] = {"batch_size": 64, "learning_rate": 2e-3, "clip_norm": 5.0, "ema": 0.999, "patience": 0}
+NUM_LATENTS, EMBEDDING, HIDDEN, VOCABULARY, DROPOUT = 32, 128, 256, 5000, 0.5
+SETTINGS: dict[str, Any] = {
+    "batch_size": 64,
+    "learning_rate": 2e-3,
+    "clip_norm": 5.0,
+    "ema": 0.999,
+    "patience": 0,
+    "precision": "bf16",
+}
 TARGET = "below the language model, with MI >= 3 nats"
 
 
@@ -123,7 +130,7 @@ ROWS = {
 def build(row: Row, num_tokens: int, max_length: int) -> VAE:
     """The model of a row."""
     inward = networks.LSTMEncoder(num_tokens, EMBEDDING, HIDDEN)
-    outward: Component = networks.LSTMDecoder(num_tokens, NUM_LATENTS, EMBEDDING, HIDDEN, dropout=0.5)
+    outward: Component = networks.LSTMDecoder(num_tokens, NUM_LATENTS, EMBEDDING, HIDDEN, dropout=DROPOUT)
     outward = Blind(outward) if row.blind else outward
     return VAE(
         priors.StandardNormal(NUM_LATENTS),

@@ -10,8 +10,9 @@ import torch
 from small_models import image_bundle, image_data, vector_bundle, vector_data
 from text_models import text_bundle, text_data
 from vaekit.data import loading
-from vaekit.data.dataset import Dataset
+from vaekit.data.dataset import Dataset, to_source
 from vaekit.data.tables.columns import state_channels
+from vaekit.distributions import guided
 from vaekit.errors import ConfigError, DataError
 from vaekit.jobs.blocks import decoded, posterior_of
 from vaekit.jobs.conditions import features_of
@@ -90,6 +91,13 @@ def test_text(conditional):
     assert any(changed)
     if not conditional:
         assert not any(changed[1::2])  # these are negative already
+        return
+    z, codes = posterior_of(bundle, data)[0], torch.from_numpy(data.columns["label"])
+    with torch.no_grad():
+        goal = torch.full_like(codes, data.schema.column("label").categories.index("neg"))
+        start, end = (bundle.vae.decode_flat(z, features_of(bundle, {"label": c}, len(data))) for c in (codes, goal))
+        expected = to_source(guided(start, end, 200.0).middle, data.schema)
+    assert far.x.tolist() == expected.tolist()
 
 
 def test_a_cell_of_a_table_is_set():

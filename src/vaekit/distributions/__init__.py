@@ -22,6 +22,7 @@ from vaekit.distributions.continuous_bernoulli import ContinuousBernoulli
 from vaekit.distributions.counts import NegativeBinomial, Poisson, ZeroInflated
 from vaekit.distributions.divergence import centre, closed_form_kl, measures, stopped, unit_kl
 from vaekit.distributions.flow import FLOW_KINDS, FlowDistribution, make_flow
+from vaekit.distributions.guidance import guided
 from vaekit.distributions.heavy import HyperbolicSecant, Logistic, LogNormal, StudentT
 from vaekit.distributions.hyperbolic import WrappedNormal, mobius_add
 from vaekit.distributions.joint import Joint
@@ -79,6 +80,7 @@ __all__ = [
     "discretized_logistic_log_prob",
     "discretized_logistic_mean",
     "full_float",
+    "guided",
     "log1mexp",
     "make_flow",
     "measures",

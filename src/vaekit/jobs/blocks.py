@@ -189,6 +189,7 @@ def decoded(
     draw: str = "auto",
     progress: Progress | None = None,
     spelling: Spelling = PLAINLY,
+    decode: Callable[[Tensor, Tensor | None], Distribution] | None = None,
 ) -> np.ndarray:
     """Examples in the source's form from latents.
 
@@ -200,6 +201,7 @@ def decoded(
             stand the likeliest tokens, one after another.
         progress: called with (done, total) as examples are done.
         spelling: of text, how it is made.
+        decode: (1, B, D) latents and (B, F) features to p(x|z, c); the model's own if None.
 
     Raises:
         ConfigError: if `draw` is none of the three, or `spelling` says something and the data are no text.
@@ -213,8 +215,10 @@ def decoded(
     block = block_size(bundle.schema)
     device = device_of(bundle.vae)
 
-    def decode(z: Tensor, features: Tensor | None) -> tuple[Tensor]:
-        p = bundle.vae.decode_flat(z[None], features)
+    likelihood = bundle.vae.decode_flat if decode is None else decode
+
+    def drawn(z: Tensor, features: Tensor | None) -> tuple[Tensor]:
+        p = likelihood(z[None], features)
         if isinstance(p, TokenSequence):
             return (bundle.transform.inverse((spelling.middle(p) if mean else spelling.sample(p))[0]),)
         return (bundle.transform.inverse(middle(p)[0] if mean else p.sample()[0]),)
@@ -223,7 +227,7 @@ def decoded(
     for start in range(0, len(z), block):
         rows = slice(start, start + block)
         given = None if features is None else features[rows].to(device)
-        (x,) = in_blocks(decode, [z[rows].to(device), given], block)
+        (x,) = in_blocks(drawn, [z[rows].to(device), given], block)
         parts.append(to_source(x, bundle.schema))
         if progress is not None:
             progress(min(start + block, len(z)), len(z))

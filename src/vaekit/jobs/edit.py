@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from vaekit.component import device_of
 from vaekit.data.dataset import Dataset
 from vaekit.data.schema import UNKNOWN
 from vaekit.data.tables.columns import state_channels
+from vaekit.distributions import TokenSequence, guided
 from vaekit.errors import ConfigError, DataError
 from vaekit.inference import Progress, check_examples, seeded
 from vaekit.jobs.blocks import PLAINLY, Spelling, decoded, posterior_of
@@ -60,6 +62,7 @@ def edit(
     """Each example decoded from its own latent, with columns set to other values.
 
         condition:  x' ~ p(x | z, f + s (f* - f)),     z = E q(z|x, c), f the features of c, f* those with the values set
+                    and of text  p_s(x_t | x_<t, z)  with  log p_s = (1 - s) log p(. | f) + s log p(. | f*) - log of its sum
         vector:     x' ~ p(x | z + s (m* - m), c),     m* the mean latent of examples with the value, m of those with x's own
 
     By its condition, where the model is conditioned on the column: z then has the rest, as far as training has kept it apart.
@@ -73,7 +76,7 @@ def edit(
         bundle: the model.
         dataset: N examples that fit the model's schema.
         values: column -> the category that it is to have. A condition's column need not be in the data: it is unknown there.
-        strength: s; 0 reconstructs, and more than 1 exaggerates.
+        strength: s; 0 reconstructs, and more than 1 exaggerates (of text under a condition, see `distributions.guided`).
         method: of all columns; `auto`: by the condition where there is one, else by a vector.
         training: examples with the columns, of which the means are; `dataset` itself if None.
         draw: `mean` of p(x|z, c) (the likeliest tokens of text), or a `sample` of it.
@@ -105,8 +108,8 @@ def edit(
         notes += [] if min(counts) >= _FEW else [_few(name, min(counts))]
     with torch.inference_mode(), seeded(seed, device_of(bundle.vae)):
         given = {name: codes[name] for name, how in methods.items() if how == "condition"}
-        features = _features(bundle, dataset, given, strength)
-        x = decoded(bundle, z, features, draw, decoding, spelling)
+        features, decode = _conditions(bundle, dataset, given, strength)
+        x = decoded(bundle, z, features, draw, decoding, spelling, decode)
     if bundle.schema.kind == "table":
         _write_cells(dataset, x, codes)
         return Edited(x, {}, methods, tuple(notes))
@@ -144,15 +147,32 @@ def _methods(bundle: Bundle, values: Mapping[str, str | int], method: str) -> di
     return found
 
 
-def _features(bundle: Bundle, dataset: Dataset, given: Mapping[str, int], strength: float) -> Tensor | None:
-    """(N, F): the features of the examples' own columns, moved towards those with some set."""
+def _conditions(
+    bundle: Bundle, dataset: Dataset, given: Mapping[str, int], strength: float
+) -> tuple[Tensor | None, Callable[[Tensor, Tensor | None], Distribution]]:
+    """(N, F): the features of the examples' own columns moved towards those with some set, and p(x|z, them).
+
+    Of text, the features of both stand side by side, (N, 2 F), and the distributions are what is moved.
+    """
     own = {name: torch.from_numpy(np.ascontiguousarray(codes)) for name, codes in dataset.columns.items()}
     features = features_of(bundle, own, len(dataset))
     if features is None or not given:
-        return features
+        return features, bundle.vae.decode_flat
     told = features_of(bundle, {**own, **{n: torch.full((len(dataset),), code) for n, code in given.items()}}, len(dataset))
     assert told is not None
-    return told if strength == 1 else features + strength * (told - features)
+    if strength == 1:
+        return told, bundle.vae.decode_flat
+    if bundle.schema.kind != "text":
+        return features + strength * (told - features), bundle.vae.decode_flat
+
+    def decode(z: Tensor, both: Tensor | None) -> Distribution:
+        assert both is not None
+        start, end = (bundle.vae.decode_flat(z, part) for part in both.chunk(2, dim=-1))
+        assert isinstance(start, TokenSequence)
+        assert isinstance(end, TokenSequence)
+        return guided(start, end, strength)
+
+    return torch.cat([features, told], dim=-1), decode
 
 
 @dataclass(frozen=True)
