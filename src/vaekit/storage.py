@@ -21,7 +21,9 @@ from typing import Any, TypeVar
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
+from safetensors.torch import load as load_bytes
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as save_bytes
 
 from vaekit import __version__
 from vaekit.component import Component
@@ -129,6 +131,40 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
     """
     folder = Path(folder)
     config = read_config(folder)
+    return _bundle(config, _read_weights(folder, config["weights"]), folder, device)
+
+
+def pack(bundle: Bundle) -> tuple[str, bytes]:
+    """The model in memory: the text of `vaekit.json`, and the bytes of the weights' file."""
+    weights = save_bytes(weights_of(bundle))
+    config = _config(bundle, hashlib.sha256(weights).hexdigest())
+    return json.dumps(config, ensure_ascii=False, allow_nan=False), weights
+
+
+def unpack(config: str, weights: bytes, device: str | torch.device = "cpu") -> Bundle:
+    """The model that `pack` took apart.
+
+    Args:
+        config: the text of `vaekit.json`.
+        weights: the bytes of the weights' file.
+        device: where the weights go.
+
+    Raises:
+        ModelFormatError: if they are not what `pack` gives, of a later format, damaged, or do not fit each other.
+    """
+    memory = Path("memory")  # for messages, where a folder would stand
+    checked = _checked_config(config.encode(), memory / CONFIG_FILE)
+    if hashlib.sha256(weights).hexdigest() != checked["weights"].get("sha256"):
+        raise ModelFormatError(_changed(memory / WEIGHTS_FILE))
+    try:
+        tensors = load_bytes(weights)
+    except SafetensorError as error:
+        raise ModelFormatError(_unreadable(memory / WEIGHTS_FILE, error)) from None
+    return _bundle(checked, tensors, memory, device)
+
+
+def _bundle(config: dict[str, Any], weights: dict[str, torch.Tensor], folder: Path, device: str | torch.device) -> Bundle:
+    """The model of a config and weights that were read; an error names the file in `folder`."""
     try:
         schema = Schema.model_validate(config["schema"])
     except ValidationError as error:
@@ -136,7 +172,6 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
         where = f"`{'.'.join(map(str, first['loc']))}`: " if first["loc"] else ""
         reason = first["msg"].removeprefix("Value error, ").rstrip(".")
         raise ModelFormatError(f"The schema in {folder / CONFIG_FILE} must be valid, but: {where}{reason}. {_REMEDY}") from None
-    weights = _read_weights(folder, config["weights"])
     transform = _part(Transform, config["transform"], folder)
     with torch.device("meta"):  # shapes first: a spec that lies about its size costs no memory
         outline = _part(LatentModel, config["model"], folder)
@@ -188,8 +223,16 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path} must be at most {_MAX_CONFIG_BYTES >> 20} MiB, found {path.stat().st_size} bytes. {_REMEDY}"
         )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        return _checked_config(path.read_bytes(), path)
+    except OSError as error:
+        raise ModelFormatError(f"{path} must be JSON, but: {error}. {_REMEDY}") from None
+
+
+def _checked_config(text: bytes, path: Path) -> dict[str, Any]:
+    """`vaekit.json` with its format and its keys; an error names `path`."""
+    try:
+        config = json.loads(text.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ModelFormatError(f"{path} must be JSON, but: {error}. {_REMEDY}") from None
     found = config.get("format") if isinstance(config, dict) else None
     if not isinstance(found, int) or found < 1:
@@ -218,14 +261,19 @@ def _read_weights(folder: Path, described: Json) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ModelFormatError(f"A model folder must hold {WEIGHTS_FILE}, none was found in {folder}. {_REMEDY}")
     if _sha256(path) != described.get("sha256"):
-        raise ModelFormatError(
-            f"{path} must have the hash that {CONFIG_FILE} gives, it differs: the file is damaged or of another model. "
-            f"{_REMEDY}"
-        )
+        raise ModelFormatError(_changed(path))
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ModelFormatError(f"{path} must be a safetensors file, but: {error}. {_REMEDY}") from None
+        raise ModelFormatError(_unreadable(path, error)) from None
+
+
+def _changed(path: Path) -> str:
+    return f"{path} must have the hash that {CONFIG_FILE} gives, it differs: the file is damaged or of another model. {_REMEDY}"
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return f"{path} must be a safetensors file, but: {error}. {_REMEDY}"
 
 
 def _check_weights(expected: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], folder: Path) -> None:

@@ -276,7 +276,9 @@ def said_of(metrics: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def display(kind: str) -> list[Callback]:
-    """The screen: `live`, `plain`, `quiet`, or `auto` for what fits where standard error goes."""
+    """The screen: `live`, `plain`, `quiet`, `none`, or `auto` for what fits where standard error goes."""
+    if kind == "none":
+        return []
     if kind == "quiet":
         return [Quiet()]
     if kind == "live" or (kind == "auto" and sys.stderr.isatty()):

@@ -28,6 +28,7 @@ from vaekit.training.checkpoint import whole
 from vaekit.training.config import TrainConfig
 from vaekit.training.folder import METRICS_FILE, RUN_FOLDER, check_out, publish, read_plan, start_folder, sweep
 from vaekit.training.loop import CHECKPOINT_FILE, Outcome, Trainer
+from vaekit.training.pairs import check as check_pairs
 from vaekit.training.plan import Plan, check_own, make_plan
 from vaekit.training.private import check_processes
 from vaekit.types import Json
@@ -78,7 +79,7 @@ def train(
         resume: go on with the run in `out`; start it if there is none.
         force: replace what `out` holds.
         data_options: for `vaekit.data.open`.
-        display_as: `auto`, `live`, `plain` or `quiet`.
+        display_as: `auto`, `live`, `plain`, `quiet`, which says what no person should miss, or `none`.
         callbacks: told what happens.
         **settings: of `TrainConfig`.
 
@@ -106,6 +107,7 @@ def train(
     plan = read_plan(folder, asked) if going_on else make_plan(training, asked, vae, transform, own, fabric.device)
     config = fabric.broadcast(plan.config.model_dump())  # speeds were measured, and processes may have found different ones
     plan = replace(plan, config=TrainConfig.model_validate(config))
+    check_pairs(plan.objective, training, held_out)
     _check_batch(plan.config.batch_size, fabric.world_size)
     check_processes(plan.config, fabric.world_size)
     if folder is not None and not going_on and fabric.is_global_zero:
@@ -116,7 +118,8 @@ def train(
     for sentence in (*anew, *dataset.notes, *(() if going_on else plan.reasons)):
         for listener in listeners:
             listener.on_note(sentence)
-    fabric = make_fabric(device, plan.config.precision)
+    if plan.config.precision != "float32":
+        fabric = make_fabric(device, plan.config.precision)
     outcome = _fit(plan, training, held_out, fabric, folder, listeners, going_on)
     bundle = _bundle(plan, dataset, training, held_out, outcome)
     if outcome.privacy is not None:
