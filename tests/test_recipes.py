@@ -229,7 +229,7 @@ def test_missing_counts_are_left_out():
             "real vectors",
             {"recipe": "magic"},
             ConfigError,
-            "`recipe` must be one of auto, mlp, conv, conv-large, ladder, table, lstm, transformer; got 'magic'",
+            "`recipe` must be one of auto, mlp, conv, conv-large, ladder, table, lstm, transformer, map; got 'magic'",
         ),
         ("real vectors", {"likelihood": "magic"}, ConfigError, "`likelihood` must be one of auto, bernoulli"),
         ("real vectors", {"latent": 0}, ConfigError, "`latent` must be at least 1, got 0"),

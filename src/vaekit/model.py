@@ -23,7 +23,7 @@ from vaekit.jobs.interpolate import interpolate
 from vaekit.jobs.reconstruct import reconstruct
 from vaekit.jobs.score import Scores, score
 from vaekit.jobs.traverse import Traversal, traverse
-from vaekit.model_text import TextJobs
+from vaekit.model_maps import MapJobs
 from vaekit.storage import HELD_OUT, Bundle
 from vaekit.types import Json
 from vaekit.vae import HierarchicalVAE, LatentModel
@@ -39,7 +39,7 @@ _TRAINED_ON = (
 )
 
 
-class Model(TextJobs):
+class Model(MapJobs):
     """A trained VAE and what it is for.
 
     Data is given as a path, an array, a tensor or a `Dataset`, in the form that the model was trained on, and is checked
@@ -460,7 +460,8 @@ def train(
     Args:
         data: a folder or zip of images, an array file, an array, or a `Dataset`. Of data that come split, `train` is read.
         out: the folder of the run and the model; None to keep the model in memory.
-        recipe: `auto`, or the kind of network: `mlp`, `conv`, `conv-large`, or `ladder` for a hierarchy of latents.
+        recipe: `auto`, or the kind of network: `mlp`, `conv`, `conv-large`, or `ladder` for a hierarchy of latents; or `map`
+            for two units in which neighbours stay neighbours (see `Model.reduce`).
         latent: D, the number of latent units.
         likelihood: the family of p(x|z, c); chosen by the values of the data if None.
         condition: columns to condition on, such as `["label"]`.
@@ -470,7 +471,7 @@ def train(
         capacity: nats that the rate is drawn to; None for the bound itself.
         prior: `standard`, `mixture`, `vamp`, `flow` or `autoregressive`; learned with the rest but for the first.
         objective: what is minimised, in place of the `ELBO` that the four before describe: an objective, or `iwae`, `dreg`,
-            `stl` or `total-correlation`.
+            `stl`, `total-correlation` or `neighbours`.
         vae: a model of one's own, with its `transform`.
         transform: stored values to the support of the likelihood; with `vae`.
         epochs: budget in passes over the data. Give one of the three.

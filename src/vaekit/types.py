@@ -93,6 +93,19 @@ class Latent:
 
 
 @dataclass(frozen=True)
+class Partners:
+    """Where another example stands beside each of a batch, such as one of its nearest neighbours.
+
+    Attributes:
+        mean: (B, D), E_q[z|x', c'] of the other example, as `Trace.posterior_mean` has that of the first.
+        weight: (B,), how much each pair counts; its mean over the data set is 1.
+    """
+
+    mean: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
 class Trace:
     """All that inference leaves behind, and all that an objective may read.
 
@@ -105,6 +118,7 @@ class Trace:
         condition: the encoded condition (B, F), or None.
         decode: p(x|z, c) at other latents, one tensor (K, B, *Z) a level; None where inference brought none.
         num_data: N, how many examples the data set has; None where it is not known.
+        partners: a neighbour of each example, drawn for an objective that asks for them; None otherwise.
     """
 
     x: Tensor
@@ -115,6 +129,7 @@ class Trace:
     condition: Tensor | None = None
     decode: Callable[..., Distribution] | None = None
     num_data: int | None = None
+    partners: Partners | None = None
 
     @property
     def posterior_mean(self) -> Tensor:

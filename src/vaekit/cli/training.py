@@ -54,12 +54,12 @@ def train(
     /,
     *,
     out: Out,
-    recipe: Literal["auto", "mlp", "conv", "conv-large", "ladder", "table", "lstm", "transformer"] = "auto",
+    recipe: Literal["auto", "mlp", "conv", "conv-large", "ladder", "table", "lstm", "transformer", "map"] = "auto",
     latent: Count | None = None,
     likelihood: Likelihoods | None = None,
     condition: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)] = (),
     prior: Literal["standard", "mixture", "vamp", "flow", "autoregressive"] | None = None,
-    objective: Literal["elbo", "iwae", "dreg", "stl", "total-correlation"] | None = None,
+    objective: Literal["elbo", "iwae", "dreg", "stl", "total-correlation", "neighbours"] | None = None,
     epochs: Annotated[float | None, Parameter(validator=above_0)] = None,
     steps: Count | None = None,
     minutes: Annotated[float | None, Parameter(validator=above_0)] = None,
@@ -95,7 +95,8 @@ def train(
         data: A folder or zip of images, a .npy, .npz or .idx(.gz) file, a table, or a file of text. Of data that come split,
             `train` is read.
         out: The folder of the model.
-        recipe: The kind of network; auto lets the data choose, ladder is a hierarchy of latents.
+        recipe: The kind of network; auto lets the data choose, ladder is a hierarchy of latents, map makes two units for
+            `vaekit reduce`, in which neighbours stay neighbours.
         latent: How many latent units; of a ladder, channels of each level.
         likelihood: The family of the data given the latent; the data choose if left out.
         condition: A column to condition on, such as label. Repeat it for more.

@@ -14,6 +14,7 @@ from vaekit.objectives.elbo import ELBO
 from vaekit.objectives.features import MSSSIM, FeatureMatching
 from vaekit.objectives.importance import CIWAE, IWAE, MIWAE, PIWAE, DReG, StickingTheLanding
 from vaekit.objectives.moments import DIP
+from vaekit.objectives.neighbours import Neighbours
 from vaekit.objectives.prior import PriorFit
 from vaekit.objectives.regularized import RAE
 from vaekit.objectives.sliced import SlicedWAE, sliced_wasserstein
@@ -37,6 +38,7 @@ __all__ = [
     "FactorVAE",
     "FeatureMatching",
     "InfoVAE",
+    "Neighbours",
     "Objective",
     "PriorFit",
     "Quantization",

@@ -66,8 +66,12 @@ class Objective(Component, abc.ABC):
     moved by `Bound.adversary`, those of the model by `Bound.loss`. One backward pass serves both, for neither loss reaches
     the parameters of the other: `loss` calls the player through `component.call_stopped`, and `adversary` reads latents
     and data that are detached.
+
+    An objective that has `num_neighbours` above 0 is given `Trace.partners`: training finds so many nearest neighbours of each
+    example, and has one of them beside it at every step.
     """
 
+    num_neighbours: int = 0
     adversary: nn.Module | None
 
     def __init__(self) -> None:

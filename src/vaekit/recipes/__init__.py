@@ -12,12 +12,13 @@ from vaekit.data.dataset import Dataset
 from vaekit.errors import ConfigError
 from vaekit.recipes.arrays import LIKELIHOODS, arrays
 from vaekit.recipes.base import PRIORS, SECOND_STAGE, Recipe
+from vaekit.recipes.maps import maps
 from vaekit.recipes.tables import table
 from vaekit.recipes.text import text
 
 __all__ = ["LIKELIHOODS", "PRIORS", "RECIPES", "SECOND_STAGE", "Recipe", "make"]
 
-RECIPES = ("auto", "mlp", "conv", "conv-large", "ladder", "table", "lstm", "transformer")
+RECIPES = ("auto", "mlp", "conv", "conv-large", "ladder", "table", "lstm", "transformer", "map")
 
 
 def make(
@@ -34,7 +35,8 @@ def make(
     Args:
         data: the examples to train on.
         recipe: `auto`, or the kind of network: `mlp`, `conv` or `conv-large` (images only), `ladder`, a hierarchy of
-            latents, `table` (tables only), or `lstm` or `transformer` (text only).
+            latents, `table` (tables only), `lstm` or `transformer` (text only); or `map`: what `auto` takes, with two latent
+            units in which neighbours stay neighbours (no text).
         latent: number of latent units D; of a ladder, the channels of each level's latent, or of vectors the units of its
             last level; None to choose.
         likelihood: one of `LIKELIHOODS`; None for `auto`.
@@ -48,6 +50,8 @@ def make(
     """
     if recipe not in RECIPES:
         raise ConfigError(f"`recipe` must be one of {', '.join(RECIPES)}; got {recipe!r}. Use `auto` to let the data choose.")
+    if recipe == "map":
+        return maps(data, latent, likelihood, condition, accelerated, prior)
     if data.schema.kind == "table":
         return table(data, recipe, latent, likelihood, condition, prior)
     if data.schema.kind == "text":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,9 @@ def arrays(
     condition: Sequence[str],
     accelerated: bool,
     prior: str | None,
+    depth: int = 2,
 ) -> Recipe:
-    """Images and vectors: dense, convolutional or hierarchical networks, and the likelihood of their values."""
+    """Images and vectors: dense networks of a depth, convolutional or hierarchical ones, and the likelihood of their values."""
     schema = data.schema
     family, why_family = _choose_likelihood(data, likelihood or "auto")
     network, why_network = _choose_network(schema, recipe, accelerated)
@@ -77,7 +79,7 @@ def arrays(
         vae = HierarchicalVAE(ladder, _likelihood(family, tail, schema), encoder)
         return Recipe(vae, transform, _ladder_settings(ladder, data), (why_family, why_network, why_latent))
     num_latents, why_latent = _choose_latent(schema, latent)
-    make_networks = {"mlp": _dense, "conv": _convolutional, "conv-large": _large_convolutional}[network]
+    make_networks = {"mlp": partial(_dense, depth=depth), "conv": _convolutional, "conv-large": _large_convolutional}[network]
     inward, outward = make_networks(schema, num_latents, span, features)
     inward = networks.LogInput(inward) if _in_logs(family) else inward
     reach = (math.expm1(span[0]), math.expm1(span[1])) if _in_logs(family) else span
@@ -293,9 +295,9 @@ def _likelihood(family: str, network: Component, schema: Schema) -> Likelihood:
 Pair = tuple[Component, Component]
 
 
-def _dense(schema: Schema, num_latents: int, span: tuple[float, float], features: int) -> Pair:
-    """Two gated layers on each side."""
-    hidden = [_width(schema)] * 2
+def _dense(schema: Schema, num_latents: int, span: tuple[float, float], features: int, depth: int = 2) -> Pair:
+    """Gated layers, two on each side unless told."""
+    hidden = [_width(schema)] * depth
     inward = networks.MLP(
         schema.shape, hidden, "gated", condition_features=features, input_range=span, observe_mask=schema.missing
     )

@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from vaekit.data.dataset import Dataset
+from vaekit.data.neighbours import neighbour_graph
 from vaekit.data.text.batches import num_codes, trimmed
 from vaekit.data.transforms import Transform
 from vaekit.errors import TrainingError
@@ -30,6 +31,7 @@ from vaekit.training.checkpoint import (
 )
 from vaekit.training.config import TrainConfig
 from vaekit.training.optimizer import make_optimizer
+from vaekit.training.pairs import Pairs
 from vaekit.training.private import Account, Private
 from vaekit.training.progress import Agreed, Outcome, Progress
 from vaekit.training.sampling import Sampler
@@ -88,6 +90,8 @@ class Trainer:
         self.vae, self.transform = vae.to(fabric.device), transform.to(fabric.device)
         ranks = (fabric.global_rank, fabric.world_size)
         self.sampler = Sampler(len(data), config.batch_size, config.seed, *ranks, lengths=num_codes(data))
+        self.pairs: Pairs | None = None
+        self.held_out_pairs: Pairs | None = None
         self.budget = Budget.of(config, len(data))
         stages.check(vae, objective, config, self.budget.total_steps)
         self.progress = Progress(stage=stages.first(config), pretrained=config.pretrain)
@@ -134,6 +138,7 @@ class Trainer:
         if checkpoint is None and self.config.dp_epsilon is None:
             batch = self._first_examples()
             self.vae.initialize(self.transform(batch.x), batch.mask, self.vae.condition_of(batch.columns, len(batch.x)))
+        self._find_neighbours()
         parts, config = (self.vae, self.transform, self.objective), self.config
         step = Step(*parts, config.num_samples, len(self.data), config.hide).train()
         optimizer = make_optimizer(step, self.objective, config, self.fabric.device)
@@ -149,6 +154,17 @@ class Trainer:
         elif self.objective.adversary is None and self.private is None:
             loss = self._validated(self.objective)["loss"]
             self.progress.start_loss = loss if math.isfinite(loss) else None
+
+    def _find_neighbours(self) -> None:
+        """The pairs that the objective asks for, of what is trained on and of what is held out; from the CPU's copies."""
+        wanted, config = self.objective.num_neighbours, self.config
+        if not wanted:
+            return
+        transform, ranks = copy.deepcopy(self.transform).cpu(), (self.fabric.global_rank, self.fabric.world_size)
+        self.pairs = Pairs(self.data, neighbour_graph(self.data, transform, wanted), config.batch_size, config.seed, *ranks)
+        # Of fewer examples as many neighbours as are about as near, so that both losses are of neighbourhoods of one size.
+        fewer = max(2, min(wanted, round(wanted * len(self.held_out) / len(self.data))))
+        self.held_out_pairs = Pairs(self.held_out, neighbour_graph(self.held_out, transform, fewer), 0, config.seed + 1)
 
     def _first_examples(self) -> Batch:
         """Some examples to start from, the same ones every time."""
@@ -204,10 +220,12 @@ class Trainer:
             if said:
                 self.window.add(**said)
             return
-        batch = trimmed(self.data.batch(self.sampler.batch(step)), self.data.schema).to(self.fabric.device)
+        rows = self.sampler.batch(step)
+        batch = trimmed(self.data.batch(rows), self.data.schema).to(self.fabric.device)
+        beside = None if self.pairs is None else self.pairs.beside(self.vae, rows, step, self.fabric.device)
         since, autoencoding = stages.since(step, self.progress), self.progress.stage == AUTOENCODER
         condition = self.vae.condition_of(batch.columns, len(batch.x))
-        out = self.step_module(batch.x, batch.mask, condition, since, autoencoding)
+        out = self.step_module(batch.x, batch.mask, condition, since, autoencoding, beside)
         # Neither loss reaches the parameters of the other, so one backward pass serves both.
         self.fabric.backward(out["loss"] + out["adversary"] if "adversary" in out else out["loss"])
         if self.progress.stage == AGGRESSIVE:
@@ -340,7 +358,8 @@ class Trainer:
 
     def _validated(self, objective: Objective) -> dict[str, float]:
         """What the held-out examples say of the averaged weights."""
-        return validate(self.averaged, self.transform, objective, self.held_out, self.config, self.fabric)
+        pairs = self.held_out_pairs if objective.num_neighbours else None
+        return validate(self.averaged, self.transform, objective, self.held_out, self.config, self.fabric, pairs)
 
     def _share_buffers(self) -> None:
         """Buffers, such as codebooks that follow their codes, are averages themselves: the averaged model has those of now."""

@@ -14,9 +14,9 @@ from vaekit import __version__, recipes
 from vaekit.data.dataset import Dataset
 from vaekit.data.transforms import Transform
 from vaekit.errors import ConfigError, DataError, VaekitError
-from vaekit.objectives import ELBO, IWAE, DReG, Objective, StickingTheLanding, TotalCorrelation
+from vaekit.objectives import ELBO, IWAE, DReG, Neighbours, Objective, StickingTheLanding, TotalCorrelation
 from vaekit.recipes import Recipe
-from vaekit.training import private, stages
+from vaekit.training import pairs, private, stages
 from vaekit.training.config import BUDGETS, TrainConfig
 from vaekit.training.precision import choose_precision
 from vaekit.types import Json
@@ -81,7 +81,8 @@ def make_plan(
             )
         else:
             chosen = Recipe(vae, transform, {"batch_size": min(128, len(data))}, ())
-    if objective is None and chosen.objective is not None and not asked.get("objective"):
+    same = asked.get("objective") == "neighbours" and isinstance(chosen.objective, Neighbours)
+    if objective is None and chosen.objective is not None and (same or not asked.get("objective")):
         objective = _overridden(chosen.objective, asked)
     if objective is None:
         objective, its_settings = named_objective(asked)
@@ -99,6 +100,7 @@ def make_plan(
         reasons.append(f"Examples: {len(data)} to train on are few; the model will know them, and little of others like them.")
     config = private.settled(config, asked["settings"], len(data))
     stages.check(chosen.vae, objective, config, config.total_steps(len(data)))
+    pairs.check(objective, data)
     reasons += [*_echo(asked, config), *stages.reasons(config), *private.reason(config)]
     with torch.random.fork_rng(devices=[]):
         _try_out(chosen, objective, data, config.num_samples, vae is not None)
@@ -113,7 +115,7 @@ def make_plan(
     return Plan(chosen.vae, chosen.transform, objective, config, asked, (*reasons, *why), chosen.second_stage)
 
 
-OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "total-correlation")
+OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "total-correlation", "neighbours")
 _OF_ELBO: Json = {"beta": 1.0, "warm_up": 0, "cycles": 1, "free_bits": 0.0, "free_bits_per": "unit", "capacity": None}
 _FEW_EXAMPLES = 50
 _TRIED_EXAMPLES = 8
@@ -132,10 +134,12 @@ def named_objective(asked: Json) -> tuple[Objective, Json]:
     if name not in OBJECTIVES:
         raise ConfigError(f"`objective` must be one of {', '.join(OBJECTIVES)}; got {name!r}. Use `elbo` when in doubt.")
     changed = [key for key, value in given.items() if value != _OF_ELBO[key]]
-    allowed = ["beta"] if name == "total-correlation" else []
+    allowed = {"total-correlation": ["beta"], "neighbours": list(_OF_ELBO)}.get(name, [])
     foreign = [key for key in changed if key not in allowed]
     if foreign:
         raise ConfigError(f"`{foreign[0]}` must be left out with the objective `{name}`, for it is an argument of `elbo`.")
+    if name == "neighbours":
+        return Neighbours(ELBO(**given)), {}
     several = {"num_samples": 5}
     named: dict[str, tuple[Objective, Json]] = {
         "iwae": (IWAE(), several),
@@ -149,6 +153,9 @@ def named_objective(asked: Json) -> tuple[Objective, Json]:
 def _overridden(objective: Objective, asked: Json) -> Objective | None:
     """The objective of a recipe with the arguments of the ELBO that were asked for; None where it takes none, and some were."""
     given = {key: asked[key] for key in _OF_ELBO if asked.get(key) is not None}
+    if isinstance(objective, Neighbours) and (base := _overridden(objective.base, asked)) is not None:
+        own = {name: value for name, value in objective.spec().items() if name not in ("type", "base")}
+        return Neighbours(base, **own)
     if not given or not isinstance(objective, ELBO):
         return None if given else objective
     own = {name: value for name, value in objective.spec().items() if name != "type"}
@@ -230,7 +237,7 @@ def _try_out(chosen: Recipe, objective: Objective, data: Dataset, num_samples: i
         few = data.batch(rows[:_TRIED_EXAMPLES])
         condition = vae.condition_of(few.columns, len(few.x))
         trace = vae(x[:_TRIED_EXAMPLES], condition=condition, mask=few.mask, num_samples=num_samples)
-        judge(replace(trace, num_data=len(data)), 0)
+        judge(replace(pairs.tried(objective, trace), num_data=len(data)), 0)
     except VaekitError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:

@@ -19,6 +19,7 @@ from vaekit.data.transforms import Transform
 from vaekit.errors import ConfigError
 from vaekit.objectives import Objective
 from vaekit.training.config import TrainConfig
+from vaekit.training.pairs import tried
 from vaekit.types import Batch
 from vaekit.vae import LatentModel
 
@@ -112,7 +113,7 @@ def _steps_per_second(
         with reduced:
             condition = trial.condition_of(batch.columns, len(batch.x))
             trace = trial(prepare(batch.x), condition=condition, mask=batch.mask, num_samples=num_samples)
-            loss = objective(replace(trace, num_data=num_data), 0).loss
+            loss = objective(replace(tried(objective, trace), num_data=num_data), 0).loss
         loss.backward()
         trial.zero_grad()
         if device.type == "cuda":

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from vaekit.data.dataset import Dataset
 from vaekit.data.transforms import Transform
 from vaekit.errors import ConfigError, TrainingError, require
-from vaekit.objectives import DIP, ELBO, WAE, InfoVAE, Objective, Quantization, SlicedWAE, TotalCorrelation
+from vaekit.objectives import DIP, ELBO, WAE, InfoVAE, Neighbours, Objective, Quantization, SlicedWAE, TotalCorrelation
 from vaekit.priors import Exemplar
 from vaekit.training.config import TrainConfig
 from vaekit.types import Batch, Condition, Json
@@ -36,7 +36,7 @@ NOT_COVERED = (
 )
 """What the guarantee does not extend to, as the record of the run says it."""
 
-_MIXING = (DIP, InfoVAE, SlicedWAE, TotalCorrelation, WAE)
+_MIXING = (DIP, InfoVAE, Neighbours, SlicedWAE, TotalCorrelation, WAE)
 _ORDERS = [1 + i / 100 for i in range(1, 10)] + [1 + i / 10 for i in range(1, 100)] + list(range(12, 64))
 _ORDERS += [64, 80, 96, 128, 192, 256, 384, 512, 768, 1024]
 _MAX_GRADIENTS, _MAX_ELEMENTS = 2**25, 2**24

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vaekit.data.transforms import Transform
 from vaekit.objectives import Objective
 from vaekit.training.hiding import hidden
+from vaekit.training.pairs import Beside
 from vaekit.training.stages import AUTOENCODING
 from vaekit.types import Condition
 from vaekit.vae import LatentModel
@@ -42,7 +43,13 @@ class Step(nn.Module):
         self.num_samples, self.num_data, self.hide = num_samples, num_data, hide
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, condition: Condition | None, step: int, autoencoding: bool = False
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        condition: Condition | None,
+        step: int,
+        autoencoding: bool = False,
+        beside: Beside | None = None,
     ) -> dict[str, Tensor]:
         """The terms of the bound, scalars; `loss` is minimised, and so is `adversary` where there is one.
 
@@ -52,12 +59,14 @@ class Step(nn.Module):
             condition: the model's own columns, each (B,), or None.
             step: at which the objective's schedules are.
             autoencoding: whether -E_q log p(x|z) is minimised in place of the objective.
+            beside: a neighbour of each example, where the objective asks for them.
         """
         y = self.transform(x)
         visible = hidden(y, mask, self.hide)  # of y, which is on the device where the mask is
         trace = self.vae(y, condition=condition, mask=visible, num_samples=self.num_samples)
         objective = AUTOENCODING if autoencoding else self.objective
-        bound = objective(replace(trace, num_data=self.num_data), step)
+        partners = None if beside is None or autoencoding else beside.partners(self.vae, self.transform)
+        bound = objective(replace(trace, num_data=self.num_data, partners=partners), step)
         adversary = {} if bound.adversary is None else {"adversary": bound.adversary}
         main = {"loss": bound.loss, "elbo": bound.elbo, "rate": bound.rate, "distortion": bound.distortion}
         return {**main, **adversary, **bound.terms}

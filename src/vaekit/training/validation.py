@@ -21,6 +21,7 @@ from vaekit.distributions.aggregate import information_terms, mixture_log_probs
 from vaekit.inference import ACTIVE, is_point
 from vaekit.objectives import Objective
 from vaekit.training.config import TrainConfig
+from vaekit.training.pairs import Pairs
 from vaekit.types import Trace
 from vaekit.vae import LatentModel
 
@@ -31,9 +32,16 @@ _MOST_NORMALS, _MOST_OTHERS, _BLOCK = 1000, 128, 500
 
 @torch.no_grad()
 def validate(
-    vae: LatentModel, transform: Transform, objective: Objective, data: Dataset, config: TrainConfig, fabric: Fabric
+    vae: LatentModel,
+    transform: Transform,
+    objective: Objective,
+    data: Dataset,
+    config: TrainConfig,
+    fabric: Fabric,
+    pairs: Pairs | None = None,
 ) -> dict[str, float]:
-    """The objective with all its schedules ended, in float32, with the same noise at every call.
+    """The objective with all its schedules ended, in float32, with the same noise, and the same neighbours of each example
+    where the objective asks for `pairs`, at every call.
 
     Returns:
         Means over the examples of `loss`, `elbo`, `rate`, `distortion` and the objective's terms, in nats, and
@@ -58,7 +66,8 @@ def validate(
         torch.manual_seed(config.seed + 1 + fabric.global_rank)
         for indices in chunks:
             trace = _traced(vae, transform, data, indices, num_samples, device)
-            bound = objective(replace(trace, num_data=len(data)))
+            partners = None if pairs is None else pairs.beside(vae, indices, None, device).partners(vae, transform)
+            bound = objective(replace(trace, num_data=len(data), partners=partners))
             values = {"loss": bound.loss, "elbo": bound.elbo, "rate": bound.rate, "distortion": bound.distortion, **bound.terms}
             for name, value in values.items():
                 sum_ = value.detach().cpu().double() * (len(indices) * weight)
