@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaekit.attention import attention
 from vaekit.component import Component
 from vaekit.distributions.cells import CellLayout
 from vaekit.errors import ConfigError
@@ -232,7 +232,7 @@ class ColumnBlock(nn.Module):
         normed = self.norm(h)
         q = self.query(normed[:, :count]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.pair(normed).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        gathered = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        gathered = attention(q, k, v).transpose(1, 2).flatten(2)
         return self.mlp(h[:, :count] + self.mix(gathered))
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaekit.attention import attention
 from vaekit.errors import ConfigError
 from vaekit.networks.inputs import append_condition
 from vaekit.networks.sequence import SequenceEncoder, SequenceNetwork, State, check_share, embedding_of, lengths_of
@@ -78,10 +79,10 @@ class TransformerEncoder(SequenceEncoder):
         h = self.dropout(self.embedding(F.pad(codes, (1, 0), value=END)))
         turn = rotation(0, h.shape[1], h.shape[2] // self.heads, h)
         for block in self.blocks:
-            h = block(h, turn, lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=real))
+            h = block(h, turn, lambda q, k, v: attention(q, k, v, real))
         keys, values = self.pool(self.norm(h)).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         query = self.query.to(keys.dtype).view(1, self.heads, 1, -1).expand(len(h), -1, -1, -1)
-        pooled = F.scaled_dot_product_attention(query, keys, values, attn_mask=real)
+        pooled = attention(query, keys, values, real)
         return append_condition(pooled.flatten(1), condition, self.condition_features)
 
 
@@ -160,11 +161,11 @@ class TransformerDecoder(SequenceNetwork):
 
             def attend(q: Tensor, k: Tensor, v: Tensor, told: Tensor = told) -> Tensor:
                 if self.latent != "attend":
-                    return self._fuse(F.scaled_dot_product_attention(q, k, v, is_causal=True), told)
+                    return self._fuse(attention(q, k, v, causal=True), told)
                 key, value = self._memory(told)
                 seen = torch.ones(q.shape[2], q.shape[2] + 1, dtype=torch.bool, device=q.device).tril(1)
                 k, v = torch.cat([key.to(k.dtype), k], dim=2), torch.cat([value.to(v.dtype), v], dim=2)
-                return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+                return attention(q, k, v, seen)
 
             h = block(h, turn, attend)
         return self._beside(self.norm(h), self.told(z, condition).unsqueeze(1))
@@ -193,7 +194,7 @@ class TransformerDecoder(SequenceNetwork):
             def attend(q: Tensor, k: Tensor, v: Tensor, told: Tensor = told, keys: str = keys, values: str = values) -> Tensor:
                 after[keys] = torch.cat([state[keys].to(k.dtype), k], dim=2)
                 after[values] = torch.cat([state[values].to(v.dtype), v], dim=2)
-                return self._fuse(F.scaled_dot_product_attention(q, after[keys], after[values]), told)
+                return self._fuse(attention(q, after[keys], after[values]), told)
 
             h = block(h, turn, attend)
         return self._beside(self.norm(h), state["beside"])[:, 0], after
@@ -236,8 +237,9 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, turn: Callable[[Tensor], Tensor], attend: Attend) -> Tensor:
         """(N, T, H) to (N, T, H), with `turn` the rotation of queries and keys."""
-        q, k, v = self.project(self.norm_attention(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        gathered = attend(turn(q), turn(k), v).transpose(1, 2).flatten(2)
+        qkv = self.project(self.norm_attention(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = turn(qkv[:2]).unbind(0)
+        gathered = attend(q, k, qkv[2]).transpose(1, 2).flatten(2)
         h = h + self.dropout(self.mix(gathered))
         return h + self.dropout(self.mlp(self.norm_mlp(h)))
 
@@ -253,11 +255,10 @@ def rotation(first: int, count: int, features: int, like: Tensor) -> Callable[[T
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     speeds = 10_000.0 ** (torch.arange(0, features, 2, device=like.device, dtype=dtype) / -features)
     angles = torch.arange(first, first + count, device=like.device, dtype=dtype).unsqueeze(1) * speeds
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = angles.cos().repeat(1, 2), torch.cat([-angles.sin(), angles.sin()], dim=-1)
 
     def turn(x: Tensor) -> Tensor:
-        a, b = x.chunk(2, dim=-1)
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+        return torch.addcmul(x * cos, x.roll(features // 2, dims=-1), sin).to(x.dtype)
 
     return turn
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from vaekit.attention import attention
 from vaekit.distributions import CodeSequence, IndependentCodes, Quantizer
 from vaekit.distributions import UniformCodes as UniformDistribution
 from vaekit.errors import ConfigError
@@ -305,6 +306,6 @@ class _Layer(nn.Module):
         queries, keys, values = parts.permute(2, 0, 3, 1, 4)
         if kept is not None:
             keys, values = torch.cat([kept[0], keys], dim=2), torch.cat([kept[1], values], dim=2)
-        mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=kept is None)
+        mixed = attention(queries, keys, values, causal=kept is None)
         h = h + self.drop(self.mix(mixed.transpose(1, 2).flatten(2)))
         return h + self.drop(self.dense(self.norms[1](h))), (keys, values)
