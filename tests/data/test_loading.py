@@ -100,6 +100,29 @@ def test_holdout_is_numpys_shuffle_in_half_the_memory() -> None:
     assert np.array_equal(train, np.sort(order[15:]))
 
 
+def test_parts_of_one_text_are_held_out_together() -> None:
+    """No text has one part that is trained on and another that is validated on; about the share that was asked for is held
+    out; and a single text is divided, for there is no other way."""
+    texts = [" ".join(f"{word}{i}" for word in range(3 + 5 * (i % 4))) for i in range(200)]
+    data = open(texts, text=None, tokens="word", long="split", max_tokens=4)
+    assert data.groups is not None
+    assert len(np.unique(data.groups)) == 200 < len(data)
+    for seed in range(5):
+        train, held_out = holdout(data, 0.2, seed=seed)
+        assert np.array_equal(np.sort(np.concatenate([train, held_out])), np.arange(len(data)))
+        assert not set(data.groups[train]) & set(data.groups[held_out])
+        assert 0.17 < len(held_out) / len(data) <= 0.2
+    part = data.select(held_out)
+    assert part.groups is not None
+    assert np.array_equal(part.groups, data.groups[held_out])
+    train, held_out = holdout(data, 0.9999)
+    assert len(np.unique(data.groups[train])) >= 1
+    alone = open([" ".join(texts)], text=None, tokens="word", long="split", max_tokens=4)
+    train, held_out = holdout(alone, 0.2)
+    assert len(held_out) == round(0.2 * len(alone))
+    assert open(texts, text=None, tokens="word", long="split", max_tokens=100).groups is None
+
+
 def test_holdout_is_seeded_and_divides() -> None:
     data = open(GREY)
     train, validation = holdout(data, 0.3, seed=1)

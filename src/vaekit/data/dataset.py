@@ -42,6 +42,8 @@ class Dataset:
         splits: `train`, `test`, ... -> (n,) indices, where the source gives a split.
         notes: sentences that a person should read.
         rows: (N,) which rows of `x` and `mask` the examples are, in their order; None where they are all M of them.
+        groups: (N,) numbers, the same for examples that are parts of one, such as a long text, and are held out together;
+            None where each stands alone.
 
     Example:
         >>> from vaekit.data.loading import open
@@ -58,6 +60,7 @@ class Dataset:
     splits: Mapping[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     rows: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.x) if self.rows is None else len(self.rows)
@@ -82,6 +85,7 @@ class Dataset:
             names=None if self.names is None else [self.names[i] for i in places],
             splits={},
             rows=rows if run is None else None,
+            groups=None if self.groups is None else self.groups[places],
         )
 
     def stored(self, indices: np.ndarray | Sequence[int] | None = None) -> np.ndarray:

@@ -166,6 +166,8 @@ def _no_options() -> None:
 def holdout(dataset: Dataset, fraction: float = 0.1, maximum: int = 10_000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Seeded training and validation indices, each sorted, of at least one example each.
 
+    Examples of one group (`Dataset.groups`) are on one side, as long as there are two groups.
+
     Args:
         dataset: to divide.
         fraction: of the examples that validation takes, in (0, 1).
@@ -192,7 +194,15 @@ def holdout(dataset: Dataset, fraction: float = 0.1, maximum: int = 10_000, seed
             f"At least 2 examples must be there, one to train and one to validate on, found {total}. Add more data."
         )
     num = min(max(1, round(total * fraction)), maximum, total - 1)
-    order = np.random.default_rng(seed).permutation(np.arange(total, dtype=index_dtype(total)))
+    draw, rows = np.random.default_rng(seed), np.arange(total, dtype=index_dtype(total))
+    if dataset.groups is not None:
+        _, group, sizes = np.unique(dataset.groups, return_inverse=True, return_counts=True)
+        if len(sizes) > 1:
+            order = draw.permutation(len(sizes))
+            fit = int(np.searchsorted(np.cumsum(sizes[order]), num, side="right"))
+            held_out = np.isin(group, order[: min(max(1, fit), len(sizes) - 1)])
+            return rows[~held_out], rows[held_out]
+    order = draw.permutation(rows)
     return np.sort(order[num:]), np.sort(order[:num])
 
 

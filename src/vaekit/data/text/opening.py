@@ -160,7 +160,7 @@ class _Reader:
         codes = {name: values[owners] for name, values in self.columns.codes().items()}
         schema = self._schema(width, total, columns, known)
         notes = (*self.source.notes, *self._notes(known is not None), *long_note(ragged.lengths, limit, long, total), *notes)
-        return Dataset(schema, x, codes, notes=notes)
+        return Dataset(schema, x, codes, notes=notes, groups=owners if len(owners) > sum(map(len, ragged.lengths)) else None)
 
     def _packed(self, ragged: Ragged, parts: list[Parts], shape: tuple[int, int]) -> np.ndarray:
         """The array (N, T) of all rows, in memory or mapped from the cache."""
