@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sequence_cases import D, T, V, decoders, every_sequence, masses_of, tokens_of
 from vaekit.distributions import sequence as module
-from vaekit.distributions.sequence import PLAIN, Decoding, TokenSequence, well_formed
+from vaekit.distributions.sequence import PLAIN, Decoding, TokenSequence, _likeliest, well_formed
 from vaekit.errors import ConfigError
 from vaekit.symbols import END, FIRST, PAD, UNKNOWN
 
@@ -381,3 +381,17 @@ def test_search_step_by_step(decoder: str, width: int) -> None:
             kept = sorted(longer, reverse=True)[:width]
         best = list(kept[0][1])
         assert found[latent].tolist() == best + [PAD] * (T - len(best))
+
+
+def test_the_likeliest_token_is_never_the_unknown_one() -> None:
+    """Of any logits the argmax of the others, the first of equals, and as it was with UNKNOWN's taken out by hand."""
+    generator = torch.Generator().manual_seed(0)
+    for num_tokens in (3, 4, 9):
+        logits = torch.randint(-2, 3, (400, num_tokens), generator=generator).float()
+        logits[:, 0] = -torch.inf
+        logits[:50, 2] = 9.0
+        expected = logits.clone()
+        expected[:, 2] = -torch.inf
+        found = _likeliest(logits)
+        assert torch.equal(found, expected.argmax(-1))
+        assert not (found == 2).any()

@@ -19,7 +19,10 @@ _MAX_ELEMENTS = 2**22
 """Elements of the logits that are made at once where no gradient is asked for."""
 
 _LOOK = 4
-"""Positions between two looks at which sequences have ended."""
+"""Positions between two looks at which sequences have ended, elsewhere than on the CPU, where a look waits for the device."""
+
+_ENDED = 0.1
+"""The share of sequences that have ended from which those that go on are gathered."""
 
 
 @runtime_checkable
@@ -71,16 +74,16 @@ class Decoding:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ConfigError(f"`top_p` must be in (0, 1], got {self.top_p}. Use 1 for all tokens.")
 
-    def of(self, log_masses: Tensor) -> Tensor:
-        """Probabilities (N, V) to draw from, of log-masses (N, V)."""
+    def of(self, logits: Tensor) -> Tensor:
+        """Probabilities (N, V) to draw from, of logits (N, V)."""
         if not self.unknown:
-            log_masses = _without_unknown(log_masses)
+            logits = _without_unknown(logits)
         if self.temperature != 1.0:
-            log_masses = log_masses / self.temperature
-        if self.top_k is not None and self.top_k < log_masses.shape[-1]:
-            least = log_masses.topk(self.top_k, dim=-1).values[..., -1:]
-            log_masses = log_masses.masked_fill(log_masses < least, -math.inf)
-        probabilities = log_masses.softmax(-1)
+            logits = logits / self.temperature
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            least = logits.topk(self.top_k, dim=-1).values[..., -1:]
+            logits = logits.masked_fill(logits < least, -math.inf)
+        probabilities = logits.softmax(-1)
         if self.top_p is not None and self.top_p < 1:
             ordered, order = probabilities.sort(dim=-1, descending=True)
             beyond = F.pad(ordered.cumsum(-1)[..., :-1], (1, 0)) >= self.top_p  # the first token is always kept
@@ -93,11 +96,19 @@ PLAIN = Decoding(unknown=True)
 """The distribution itself."""
 
 
-def _without_unknown(log_masses: Tensor) -> Tensor:
+def _without_unknown(logits: Tensor) -> Tensor:
     """The same (..., V), -inf for UNKNOWN; not normalised again."""
-    log_masses = log_masses.clone()
-    log_masses[..., UNKNOWN] = -math.inf
-    return log_masses
+    logits = logits.clone()
+    logits[..., UNKNOWN] = -math.inf
+    return logits
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    """The index of the largest of logits (..., V), but for UNKNOWN's: without a copy of thousands of numbers."""
+    if logits.shape[-1] == UNKNOWN + 1:
+        return _without_unknown(logits).argmax(-1)
+    before, behind = logits[..., :UNKNOWN].max(-1), logits[..., UNKNOWN + 1 :].max(-1)
+    return torch.where(before.values >= behind.values, before.indices, behind.indices + UNKNOWN + 1)
 
 
 def well_formed(codes: Tensor) -> Tensor:
@@ -207,8 +218,8 @@ class TokenSequence(Distribution):
                 f"{prefix.tolist()}. Leave its end and padding out."
             )
 
-        def choose(log_masses: Tensor) -> Tensor:
-            return torch.multinomial(decoding.of(log_masses), 1).squeeze(-1)
+        def choose(logits: Tensor) -> Tensor:
+            return torch.multinomial(decoding.of(logits), 1).squeeze(-1)
 
         return self._walk(choose, sample_shape, prefix)
 
@@ -216,7 +227,7 @@ class TokenSequence(Distribution):
     def middle(self) -> Tensor:
         """(*batch, T): the likeliest token at each step."""
         with torch.no_grad():
-            return self._walk(lambda log_masses: _without_unknown(log_masses).argmax(-1), (), None)
+            return self._walk(_likeliest, (), None)
 
     @property
     def mean(self) -> Tensor:
@@ -232,27 +243,27 @@ class TokenSequence(Distribution):
         return self.network.begin(repeated(self.z), None if self.condition is None else repeated(self.condition))
 
     def _walk(self, choose: Callable[[Tensor], Tensor], sample_shape: tuple[int, ...], prefix: Tensor | None) -> Tensor:
-        """Sequences token by token; those that have ended are left behind once they are half of those that are carried on."""
+        """Sequences token by token, chosen by their logits; those that have ended are left behind."""
         copies, device = math.prod(sample_shape), self.z.device
         state = self._begin(lambda told: told.repeat(copies, 1))
         out = torch.full((copies * len(self.z), self.max_length), PAD, dtype=torch.int64, device=device)
         rows = torch.arange(len(out), device=device)  # those that are carried on
         token = torch.full((len(out),), END, dtype=torch.int64, device=device)
         ended = torch.zeros(len(out), dtype=torch.bool, device=device)
-        given = () if prefix is None else prefix.to(device)
+        given, look = () if prefix is None else prefix.to(device), 1 if device.type == "cpu" else _LOOK
         for position in range(self.max_length - 1):
-            if position % _LOOK == 0 and position:
+            if position % look == 0 and position:
                 going = int((~ended).sum())
                 if going == 0:
                     return out.reshape(*sample_shape, *self.batch_shape, self.max_length)
-                if 2 * going <= len(rows):
+                if going <= (1 - _ENDED) * len(rows):
                     rows, token, state = rows[~ended], token[~ended], {name: kept[~ended] for name, kept in state.items()}
                     ended = torch.zeros_like(rows, dtype=torch.bool)
             features, state = self.network.step(token, state)
             if position < len(given):
                 token = given[position].expand_as(token)
             else:
-                token = choose(self.head(features).log_softmax(-1))
+                token = choose(self.head(features))
             out[rows, position] = torch.where(ended, PAD, token)
             ended = ended | (token == END)
         out[rows, -1] = torch.where(ended, PAD, END)
