@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from vaekit import storage
 from vaekit.component import Component, check_device
 from vaekit.data import loading
-from vaekit.data.dataset import Dataset, fingerprint
+from vaekit.data.dataset import Dataset
 from vaekit.data.schema import Schema
 from vaekit.errors import ConfigError
-from vaekit.evaluation.bounds import BoundReport, evaluate_bounds
 from vaekit.inference import Progress
+from vaekit.jobs.anomaly import with_reference
 from vaekit.jobs.blocks import Spelling
-from vaekit.jobs.encode import Encoding, decode, encode, read_latents
-from vaekit.jobs.explain import EXPLAINED
+from vaekit.jobs.encode import decode, read_latents
 from vaekit.jobs.generate import Generated, generate
 from vaekit.jobs.interpolate import interpolate
 from vaekit.jobs.reconstruct import reconstruct
-from vaekit.jobs.score import Scores, score
 from vaekit.jobs.traverse import Traversal, traverse
-from vaekit.model_maps import MapJobs
-from vaekit.storage import HELD_OUT, Bundle
+from vaekit.model_directions import DirectionJobs
+from vaekit.model_latents import LatentJobs
+from vaekit.storage import Bundle
 from vaekit.types import Json
 from vaekit.vae import HierarchicalVAE, LatentModel
 
@@ -39,7 +38,7 @@ _TRAINED_ON = (
 )
 
 
-class Model(MapJobs):
+class Model(DirectionJobs, LatentJobs):
     """A trained VAE and what it is for.
 
     Data is given as a path, an array, a tensor or a `Dataset`, in the form that the model was trained on, and is checked
@@ -89,6 +88,7 @@ class Model(MapJobs):
             "transform": self.bundle.transform.registered_name,
             "num_parameters": sum(p.numel() for p in vae.parameters()),
             "num_examples": schema.num_examples,
+            **({"directions": list(self.bundle.directions)} if self.bundle.directions else {}),
             "training": self.bundle.training,
             "metrics": self.bundle.metrics,
         }
@@ -136,27 +136,16 @@ class Model(MapJobs):
         """
         dataset = loading.conform(data, self.schema, **options)
         if split is not None:
-            return dataset if split == "all" else self._with_splits(dataset).split(split)
+            return dataset if split == "all" else self.with_splits(dataset).split(split)
         if default == "all" or (default == "test" and "test" not in dataset.splits):
             return dataset
         if "test" in dataset.splits:
             return dataset.split("test")
-        known = self._with_splits(dataset)
+        known = self.with_splits(dataset)
         if "valid" not in known.splits:
             return dataset
         part = known.split("valid")
         return part if known is dataset else replace(part, notes=(*part.notes, _TRAINED_ON))
-
-    def _with_splits(self, dataset: Dataset) -> Dataset:
-        """The data with the splits `train` and `valid` that training made, if they are what the model was trained on."""
-        held_out = self.bundle.training.get(HELD_OUT)
-        if dataset.splits or not isinstance(held_out, dict) or held_out.get("num_examples") != len(dataset):
-            return dataset
-        if held_out.get("fingerprint") != fingerprint(dataset):
-            return dataset
-        how = {name: held_out[name] for name in ("fraction", "maximum", "seed")}
-        train, valid = loading.holdout(dataset, **how)
-        return replace(dataset, splits={"train": train, "valid": valid})
 
     def generate(
         self,
@@ -220,17 +209,6 @@ class Model(MapJobs):
         how = {"draw": draw, "seed": seed, "progress": progress, "spelling": Spelling(beams=beams)}
         return self.rows(reconstruct(self.bundle, dataset, **how), seed)
 
-    def encode(self, data: Any, *, split: str | None = None, progress: Progress | None = None, **options: Any) -> Encoding:
-        """Mean and scale of q(z|x, c) for every example: the same to the last bit in any batch and in any order.
-
-        Args:
-            data: N examples.
-            split: which part of data that come split; everything if None.
-            progress: called with (done, total).
-            **options: of `vaekit.data.loading.conform`.
-        """
-        return encode(self.bundle, self.read(data, split, default="all", **options), progress)
-
     def decode(
         self,
         latents: Any,
@@ -257,32 +235,6 @@ class Model(MapJobs):
         z, columns = read_latents(self.bundle, latents)
         how = {"draw": draw, "where": where, "columns": columns, "seed": seed, "progress": progress}
         return self.rows(decode(self.bundle, z, **how, spelling=Spelling.of(**tokens)), seed)
-
-    def score(
-        self,
-        data: Any,
-        *,
-        num_samples: int = 16,
-        explain: int = EXPLAINED,
-        seed: int = 0,
-        split: str | None = None,
-        progress: Progress | None = None,
-        **options: Any,
-    ) -> Scores:
-        """The K-sample bound on log p(x|c) of every example, its rate and distortion, and an anomaly score; of the strangest
-        rows of a table also how strange each cell is (`Scores.columns`, `Scores.explain`).
-
-        Args:
-            data: N examples.
-            num_samples: K; more is tighter and slower.
-            explain: so many rows of a table are the strangest.
-            seed: of all draws.
-            split: which part of data that come split.
-            progress: called with (done, total).
-            **options: of `vaekit.data.loading.conform`.
-        """
-        dataset = self.read(data, split, default="held_out", **options)
-        return score(self.bundle, dataset, num_samples=num_samples, explain=explain, seed=seed, progress=progress)
 
     def interpolate(
         self,
@@ -315,6 +267,7 @@ class Model(MapJobs):
         self,
         data: Any = None,
         *,
+        units: Sequence[int | str] | None = None,
         example: int | None = None,
         where: Mapping[str, str | int] | None = None,
         num_units: int = 10,
@@ -328,6 +281,7 @@ class Model(MapJobs):
 
         Args:
             data: examples that rank the units; None to rank them by what they change.
+            units: rows, by index or by name, in place of the most active.
             example: index of the example at whose latents the others are held; at the prior's centre if None.
             where: the category of each condition, by column.
             num_units: rows.
@@ -338,37 +292,8 @@ class Model(MapJobs):
         """
         dataset = None if data is None else self.read(data, split, **options)
         how = {"num_units": num_units, "num_steps": num_steps, "reach": reach}
-        made = traverse(self.bundle, dataset, example=example, where=where, **how)
+        made = traverse(self.bundle, dataset, units=units, example=example, where=where, **how)
         return replace(made, x=[self.rows(cells) for cells in made.x]) if self.schema.kind == "table" else made
-
-    def evaluate(
-        self,
-        data: Any,
-        *,
-        num_samples: int = 100,
-        limit: int | None = None,
-        annealing_steps: int = 0,
-        seed: int = 0,
-        split: str | None = None,
-        progress: Progress | None = None,
-        **options: Any,
-    ) -> BoundReport:
-        """The K-sample bound on log p(x|c) over data that training did not see, with how far it can be trusted, rate and
-        distortion, active units, mutual information, and the calibration of the reconstructions.
-
-        Args:
-            data: N examples.
-            num_samples: K.
-            limit: so many examples, evenly spaced over the data; None for all.
-            annealing_steps: steps of the check by annealed importance sampling, on at most 100 examples; 0 for none.
-            seed: of all draws.
-            split: which part of data that come split.
-            progress: called with (done, total).
-            **options: of `vaekit.data.loading.conform`.
-        """
-        dataset = self.read(data, split, default="held_out", **options)
-        how = {"num_samples": num_samples, "limit": limit, "annealing_steps": annealing_steps}
-        return evaluate_bounds(self.bundle, dataset, **how, seed=seed, progress=progress)
 
     def refit_prior(
         self,
@@ -400,9 +325,11 @@ class Model(MapJobs):
             notes, such as that the new prior is worse.
         """
         from vaekit.training.refit import refit_prior
+        from vaekit.training.run import split as parts_of
 
         dataset = self.read(data, split, default="all", **(data_options or {}))
-        return Model(refit_prior(self.bundle, dataset, kind, seed=seed, progress=progress, **settings))
+        found = refit_prior(self.bundle, dataset, kind, seed=seed, progress=progress, **settings)
+        return Model(with_reference(found, *parts_of(dataset)))
 
 
 def load(folder: str | Path, device: str = "cpu") -> Model:
@@ -525,4 +452,4 @@ def train(
         "checkpoint_seconds": checkpoint_seconds,
     }
     how = {"device": device, "resume": resume, "force": force, "data_options": data_options, "display_as": display}
-    return Model(run.train(data, out, **parts, **bound, **own, **how, **settings))
+    return Model(run.train(data, out, **parts, **bound, **own, **how, finish=with_reference, **settings))

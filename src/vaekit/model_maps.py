@@ -67,9 +67,12 @@ class MapJobs(TextJobs):
         from vaekit.data.neighbours import coordinates
         from vaekit.evaluation.latents import evaluate_map
         from vaekit.jobs.encode import encode
+        from vaekit.jobs.features import unconditioned
 
         dataset = self.read(data, split, default="all", **options)
         dataset = dataset.select(spaced(len(dataset), limit))
         points = coordinates(dataset, self.bundle.transform)
         labels = next(iter(dataset.columns.values()), None)
-        return evaluate_map(points, encode(self.bundle, dataset).mean, labels, num_neighbours=num_neighbours, limit=limit)
+        return evaluate_map(
+            points, encode(self.bundle, unconditioned(dataset)).mean, labels, num_neighbours=num_neighbours, limit=limit
+        )

@@ -99,7 +99,7 @@ class TextJobs(TableJobs):
     def edit(
         self,
         data: Any,
-        values: Mapping[str, str | int],
+        values: Mapping[str, str | float],
         *,
         strength: float = 1.0,
         method: Method = "auto",
@@ -111,11 +111,13 @@ class TextJobs(TableJobs):
         progress: Progress | None = None,
         **options: Any,
     ) -> Edited:
-        """Each example as it would be with other values of some columns; `rows(result.x)` has the source's form.
+        """Each example as it would be with other values of some columns, or further along directions that have a name;
+        `rows(result.x)` has the source's form.
 
         Args:
             data: N examples.
-            values: column -> the category that it is to have, as in `{"sentiment": "positive"}`.
+            values: column -> the category that it is to have, as in `{"sentiment": "positive"}`; or the name of a direction ->
+                steps along it, as in `{"slant": -1.5}`, or `"=2"` for the position 2.
             strength: 0 reconstructs, 1 sets, more exaggerates.
             method: `condition`: decode with another condition; `vector`: move the latent by the difference of mean latents of
                 labelled examples; `auto`: the first where the model is conditioned on the column.

@@ -1,6 +1,7 @@
 """The model folder: a trained model on disk, as JSON and safetensors.
 
-    vaekit.json         format, vaekit's version, component spec, schema, training summary, metrics, hash of the weights
+    vaekit.json         format, vaekit's version, component spec, schema, training summary, metrics, named directions of the
+                        latent, hash of the weights
     model.safetensors   the weights
     README.md           a model card
     preview.png         what it generates (written where images can be)
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,11 +26,12 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import load_file, save_file
 from safetensors.torch import save as save_bytes
 
-from vaekit import __version__
+from vaekit import __version__, directions
 from vaekit.component import Component
 from vaekit.data.output import as_json, atomic_file
 from vaekit.data.schema import Schema
 from vaekit.data.transforms import Transform
+from vaekit.directions import Direction
 from vaekit.errors import ConfigError, ModelFormatError
 from vaekit.types import Json
 from vaekit.vae import LatentModel
@@ -49,6 +51,9 @@ FREQUENCIES = "condition_counts"
 PRIOR_FIT = "prior_fit"
 """The key of the training summary under which stands how the prior was fitted."""
 
+REFERENCE = "reference"
+"""The key of the training summary under which stands what is usual of normal examples (see `vaekit.jobs.anomaly`)."""
+
 PRIVACY = "privacy"
 """The key of the training summary under which stands what training with differential privacy has cost."""
 
@@ -63,6 +68,7 @@ class Bundle:
         schema: what the data is.
         training: a summary of the run that made it, JSON; numbers that are not finite are saved as null.
         metrics: numbers that were measured on it, likewise.
+        directions: the directions of its latent that have a name, by name.
     """
 
     vae: LatentModel
@@ -70,6 +76,7 @@ class Bundle:
     schema: Schema
     training: Json = field(default_factory=dict)
     metrics: Json = field(default_factory=dict)
+    directions: Mapping[str, Direction] = field(default_factory=dict)
 
 
 def save(bundle: Bundle, folder: str | Path, files: Mapping[str, bytes] | None = None) -> Path:
@@ -99,9 +106,41 @@ def save(bundle: Bundle, folder: str | Path, files: Mapping[str, bytes] | None =
             raise ConfigError(
                 f"{folder} must be writable, but: {reason}. Free some space, or choose another folder."
             ) from error
-        text = json.dumps(_config(bundle, _sha256(weights)), indent=2, ensure_ascii=False, allow_nan=False)
-        config.write_text(text + "\n", encoding="utf-8")
+        _write_config(_config(bundle, _sha256(weights)), config)
     return folder
+
+
+def _write_config(config: Json, path: Path) -> None:
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def save_directions(folder: str | Path, add: Mapping[str, Direction], remove: Sequence[str] = ()) -> None:
+    """Adds names to a model folder, or takes names away. Only `vaekit.json` is written anew, whole or not at all.
+
+    A name may be taken away whatever stands under it, so also one that keeps the model from being loaded.
+
+    Args:
+        folder: of a model.
+        add: directions by their names; one that is there under the name is replaced.
+        remove: names.
+
+    Raises:
+        ModelFormatError: if it is no model folder, or damaged elsewhere.
+        ConfigError: if a name that is to be taken away is not there, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    found = config.get("directions", {})
+    if not isinstance(found, dict):
+        directions.from_json(found, 0, str(folder / CONFIG_FILE))
+    for name in remove:
+        if name not in found:
+            known = ", ".join(found) or "none"
+            raise ConfigError(f"The model must have the name {name!r} to remove it; it has {known}. Choose one of them.")
+    named = {name: entry for name, entry in found.items() if name not in remove} | directions.to_json(add)
+    config = {name: value for name, value in config.items() if name != "directions"}
+    with atomic_file(folder / CONFIG_FILE) as path:
+        _write_config({**config, "directions": named} if named else config, path)
 
 
 def _config(bundle: Bundle, digest: str) -> Json:
@@ -114,6 +153,7 @@ def _config(bundle: Bundle, digest: str) -> Json:
         "schema": bundle.schema.model_dump(mode="json"),
         "training": as_json(bundle.training),
         "metrics": as_json(bundle.metrics),
+        **({"directions": directions.to_json(bundle.directions)} if bundle.directions else {}),
         "weights": {"file": WEIGHTS_FILE, "sha256": digest},
         "license": "The weights belong to whoever trained them; the code that reads them is Apache-2.0.",
     }
@@ -180,7 +220,8 @@ def _bundle(config: dict[str, Any], weights: dict[str, torch.Tensor], folder: Pa
         vae = _part(LatentModel, config["model"], folder)
     for part, module in (("vae.", vae), ("transform.", transform)):
         module.load_state_dict({name.removeprefix(part): t for name, t in weights.items() if name.startswith(part)})
-    return Bundle(vae.eval().to(device), transform.to(device), schema, config["training"], config["metrics"])
+    named = directions.from_json(config.get("directions", {}), vae.num_latents, str(folder / CONFIG_FILE))
+    return Bundle(vae.eval().to(device), transform.to(device), schema, config["training"], config["metrics"], named)
 
 
 _REMEDY = "Copy the folder again from its source, or train anew."

@@ -97,6 +97,7 @@ def write(
     *,
     names: Sequence[str] | None = None,
     columns: int | None = None,
+    labels: Sequence[str] | None = None,
     beside: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Examples in the form that the ending of OUT says: .png is one grid, and all else is what `write_examples` makes of it.
@@ -121,7 +122,7 @@ def write(
         given = {name: list(part) for name, part in (beside or {}).items()}
         write_texts(values.tolist(), out, given, force, column=schema.source.column or "text")
     elif out.suffix.lower() == ".png" and schema.kind == "images":
-        write_grid(values, schema, out, columns=columns, force=force)
+        write_grid(values, schema, out, columns=columns, force=force, labels=labels)
     else:
         write_examples(values, schema, out, force=force, names=names)
 

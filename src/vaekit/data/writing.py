@@ -69,7 +69,12 @@ def write_examples(
 
 
 def write_grid(
-    values: np.ndarray, schema: Schema, out: str | os.PathLike[str], columns: int | None = None, force: bool = False
+    values: np.ndarray,
+    schema: Schema,
+    out: str | os.PathLike[str],
+    columns: int | None = None,
+    force: bool = False,
+    labels: Sequence[str] | None = None,
 ) -> None:
     """Images in one .png, row by row, small ones enlarged so that each pixel can be seen.
 
@@ -79,6 +84,7 @@ def write_grid(
         out: ending in .png.
         columns: images in a row; about as many as there are rows, if None.
         force: replace what is there.
+        labels: a short text for each row, to its left; letters beyond ASCII become `?`.
 
     Raises:
         ConfigError: on another ending, vectors, or more images than one picture can show.
@@ -91,6 +97,7 @@ def write_grid(
     # 8 bits are enough to look at
     pixels = to_pixels(values, schema, bits=8, full_range=True)
     picture = tile(pixels, columns)
+    picture = picture if labels is None else _labelled(picture, labels)
     with atomic_file(out, force) as path:
         _write_png(picture, path)
 
@@ -150,6 +157,22 @@ def tile(pixels: np.ndarray, columns: int | None = None) -> np.ndarray:
         top, left = (index // across) * (height * zoom + _GAP), (index % across) * (width * zoom + _GAP)
         picture[top : top + height * zoom, left : left + width * zoom] = image.repeat(zoom, 0).repeat(zoom, 1)
     return picture
+
+
+def _labelled(picture: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """The picture with a margin to its left, in which a text stands beside each row."""
+    cv2 = require("cv2", "image", "Writing images")
+    height = (picture.shape[0] + _GAP) / len(labels)
+    size, font = min(0.5, height / 40), cv2.FONT_HERSHEY_SIMPLEX
+    texts = [label.encode("ascii", "replace").decode() for label in labels]
+    widths = [cv2.getTextSize(text, font, size, 1)[0][0] for text in texts]
+    margin = np.full((picture.shape[0], max(widths) + 4 * _GAP, picture.shape[2]), 255, picture.dtype)
+    for row, (text, width) in enumerate(zip(texts, widths, strict=True)):
+        middle = int(row * height + (height - _GAP) / 2 + 11 * size)
+        plane = np.full(margin.shape[:2], 255, np.uint8)
+        cv2.putText(plane, text, (margin.shape[1] - 2 * _GAP - width, middle), font, size, 0, 1, cv2.LINE_AA)
+        margin[..., : min(3, margin.shape[2])] = np.minimum(margin[..., :3], plane[..., None])
+    return np.concatenate([margin, picture], axis=1)
 
 
 def _write_folder(

@@ -15,6 +15,7 @@ from vaekit.errors import ConfigError
 from vaekit.evaluation.annealing import Annealing, anneal
 from vaekit.evaluation.calibration import Calibration, calibration
 from vaekit.evaluation.information import Information, information
+from vaekit.evaluation.probe import Probe
 from vaekit.evaluation.text.likelihood import TextCounts, TextLikelihood
 from vaekit.inference import ACTIVE, Bounds, Progress, bounds, check_examples, is_point, prepare, relative_variance, seeded
 from vaekit.storage import Bundle
@@ -66,6 +67,8 @@ class BoundReport:
         num_dimensions: values an example.
         binarisation: `dynamic` where grey images were made binary by a draw (one an example), else `none`.
         text: of text, `nll_nats` a word, a token and a character; else None.
+        probes: for each column of labels, how well it is told from the latents (`Model.evaluate`).
+        notes: sentences that a person should read.
     """
 
     nll_nats: float
@@ -92,6 +95,8 @@ class BoundReport:
     calibration: Calibration | None
     annealing: Annealing | None
     text: TextLikelihood | None = None
+    probes: tuple[Probe, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
         """The report as a JSON object; what does not fit the kind of data is null."""

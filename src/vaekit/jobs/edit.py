@@ -1,4 +1,4 @@
-"""Edit: each example as it would be with another value of a column, such as its sentiment or its label."""
+"""Edit: each example as it would be with another value of a column, such as its label, or further along a named direction."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from vaekit.errors import ConfigError, DataError
 from vaekit.inference import Progress, check_examples, seeded
 from vaekit.jobs.blocks import PLAINLY, Spelling, decoded, posterior_of
 from vaekit.jobs.conditions import features_of, printed
+from vaekit.jobs.directions import is_column, moved, named, parse_move
 from vaekit.jobs.spaces import factors_of
 from vaekit.storage import Bundle
 
@@ -36,7 +37,7 @@ class Edited:
     Attributes:
         x: (N, ...) in the source's layout and dtype; of a table its cells (N, C), float64, of text (N,) texts.
         columns: the data's columns as text, each (N,), those that were set as they were set; empty text where unknown.
-        methods: how each column was set: `vector` or `condition`.
+        methods: how each column was set, `vector` or `condition`; of what is no column, `direction`.
         notes: what a person should know.
     """
 
@@ -49,7 +50,7 @@ class Edited:
 def edit(
     bundle: Bundle,
     dataset: Dataset,
-    values: Mapping[str, str | int],
+    values: Mapping[str, str | float],
     *,
     strength: float = 1.0,
     method: Method = "auto",
@@ -59,11 +60,12 @@ def edit(
     progress: Progress | None = None,
     spelling: Spelling = PLAINLY,
 ) -> Edited:
-    """Each example decoded from its own latent, with columns set to other values.
+    """Each example decoded from its own latent, with columns set to other values, or moved along named directions.
 
         condition:  x' ~ p(x | z, f + s (f* - f)),     z = E q(z|x, c), f the features of c, f* those with the values set
                     and of text  p_s(x_t | x_<t, z)  with  log p_s = (1 - s) log p(. | f) + s log p(. | f*) - log of its sum
         vector:     x' ~ p(x | z + s (m* - m), c),     m* the mean latent of examples with the value, m of those with x's own
+        direction:  x' ~ p(x | z + s a v, c),          v one step of the direction, a how many; see `jobs.directions.moved`
 
     By its condition, where the model is conditioned on the column: z then has the rest, as far as training has kept it apart.
     By a vector between mean latents otherwise: Larsen, Sonderby, Larochelle, Winther, "Autoencoding beyond pixels using a
@@ -76,6 +78,8 @@ def edit(
         bundle: the model.
         dataset: N examples that fit the model's schema.
         values: column -> the category that it is to have. A condition's column need not be in the data: it is unknown there.
+            Or a name that a direction of the model has -> steps, as a number or as `+2`; `=2` puts examples at that position
+            after all steps. Any number of them; columns and directions may stand together.
         strength: s; 0 reconstructs, and more than 1 exaggerates (of text under a condition, see `distributions.guided`).
         method: of all columns; `auto`: by the condition where there is one, else by a vector.
         training: examples with the columns, of which the means are; `dataset` itself if None.
@@ -85,14 +89,19 @@ def edit(
         spelling: of text, how it is made.
 
     Raises:
-        ConfigError: if no column is set, one cannot be set by this method, or latents are not real numbers.
+        ConfigError: if nothing is set, a column cannot be set by this method, latents are not real numbers, or what a
+            direction is set to says neither steps nor a position.
         DataError: if there is no such column or category, or no example to make a mean of.
     """
     check_examples(dataset)
     if not values:
-        raise ConfigError("A column must be set to another value, got none. Give one as in `sentiment=positive`.")
+        raise ConfigError(
+            "A column must be set to another value, or a direction, got none. Give one, as `sentiment=positive` or `slant=+2`."
+        )
     if not math.isfinite(strength):
         raise ConfigError(f"`strength` must be a number, got {strength}. Use 1 when in doubt.")
+    along = {name: parse_move(name, value) for name, value in values.items() if _is_direction(bundle, name, value)}
+    values = {name: value for name, value in values.items() if name not in along}
     methods = _methods(bundle, values, method)
     means = _Means(bundle, dataset if training is None else training) if "vector" in methods.values() else None
     total = 2 * len(dataset)
@@ -106,16 +115,31 @@ def edit(
         shift, counts = means.shift(name, codes[name], _Labels.of(dataset, name).codes)
         z = z + strength * shift.to(z)
         notes += [] if min(counts) >= _FEW else [_few(name, min(counts))]
+    z = moved(bundle, z, along, strength)
     with torch.inference_mode(), seeded(seed, device_of(bundle.vae)):
         given = {name: codes[name] for name, how in methods.items() if how == "condition"}
         features, decode = _conditions(bundle, dataset, given, strength)
         x = decoded(bundle, z, features, draw, decoding, spelling, decode)
+    methods |= dict.fromkeys(along, "direction")
     if bundle.schema.kind == "table":
         _write_cells(dataset, x, codes)
         return Edited(x, {}, methods, tuple(notes))
     columns = printed(dataset.schema, dataset.columns)
     columns |= {name: np.full(len(dataset), str(value), dtype=object) for name, value in values.items()}
     return Edited(x, columns, methods, tuple(notes))
+
+
+def _is_direction(bundle: Bundle, name: str, value: str | float) -> bool:
+    """Whether a direction is meant, and not a column: of one name, the column.
+
+    Raises:
+        ConfigError: if steps are asked for along what is neither.
+    """
+    if is_column(bundle, name):
+        return False
+    if str(value)[:1] in ("+", "-", "="):
+        named(bundle, name)
+    return name in bundle.directions
 
 
 _FEW = 20
@@ -128,7 +152,7 @@ def _few(name: str, num: int) -> str:
     )
 
 
-def _methods(bundle: Bundle, values: Mapping[str, str | int], method: str) -> dict[str, str]:
+def _methods(bundle: Bundle, values: Mapping[str, str | float], method: str) -> dict[str, str]:
     """How each column is set."""
     if method not in METHODS:
         raise ConfigError(f"`method` must be auto, vector or condition, got {method!r}. Use auto when in doubt.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from vaekit.data.dataset import Dataset
 from vaekit.data.tables.grid import CellGrid
 from vaekit.errors import ConfigError
 from vaekit.inference import Progress, bounds, check_examples, is_point, seeded
+from vaekit.jobs.anomaly import KINDS, Reference, measures, reference_of, stored_reference
 from vaekit.jobs.explain import EXPLAINED, ColumnScores, Reason, column_scores, unseen
 from vaekit.jobs.rows import Table
 from vaekit.jobs.surprise import Surprises, surprises
@@ -36,11 +38,15 @@ class Scores:
         distortion: -E_q log p(x|z, c).
         bits_per_dim: -log_likelihood / (observed values * ln 2), for discrete likelihoods; None for densities. Of text, bits a
             token, the END counted as one.
-        anomaly: -log_likelihood: greater is stranger. Neither standardised nor a percentile, so the scores of different
-            models do not compare, and a threshold is best set at a percentile of the scores of normal data.
+        anomaly: greater is stranger. Of images and vectors -log of the share of normal examples that are at least as strange
+            (see `vaekit.jobs.anomaly`): 3 nats is once in 20, 7 nats once in 1,000. Of tables and text, and where there is no
+            reference, -log_likelihood: neither standardised nor a percentile, so that the scores of different models do not
+            compare, and a threshold is best set at a percentile of the scores of normal data.
         names: the file name of each example, or None.
         warning: a sentence on why the figures bound nothing, where the posterior has no density; else None.
         surprises: of text, what is odd in it; else None.
+        parts: of images and vectors, by the name of each measure, -log of the share of normal examples that are at least as
+            strange by it alone, (N,) each; empty where there is no reference.
         by_column: of a table, how strange each cell of the strangest rows is; None where none was looked at.
         notes: sentences that a person should read.
     """
@@ -54,6 +60,7 @@ class Scores:
     names: list[str] | None = None
     warning: str | None = None
     surprises: Surprises | None = None
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
     by_column: ColumnScores | None = None
     notes: tuple[str, ...] = ()
 
@@ -96,8 +103,8 @@ class Scores:
 
     def to_columns(self, by_column: bool = False) -> dict[str, np.ndarray]:
         """The scores as the columns of a table: index, name, and a column a score. Of text, the text itself too, its perplexity
-        a word (or a character, see `unit_of`), and its most surprising words. Of a table, `because`, the columns that make a
-        row strange.
+        a word (or a character, see `unit_of`), and its most surprising words. Of images and vectors `anomaly_NAME` for each of
+        the `parts`. Of a table, `because`, the columns that make a row strange.
 
         Args:
             by_column: of a table, also a column `anomaly_NAME` for each of its columns.
@@ -115,6 +122,7 @@ class Scores:
             table["odd_words"] = np.array(of_text.odd(), dtype=object)
             table["text"] = np.array(of_text.texts, dtype=object)
         table["anomaly"] = self.anomaly
+        table.update({f"anomaly_{name}": part for name, part in self.parts.items()})
         if self.by_column is not None:
             because = np.full(len(self), "", dtype=object)
             because[self.by_column.rows] = self.by_column.texts()
@@ -130,6 +138,7 @@ def score(
     *,
     num_samples: int = 16,
     explain: int = EXPLAINED,
+    reference: Dataset | Reference | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Scores:
@@ -145,16 +154,22 @@ def score(
         dataset: N examples that fit the model's schema.
         num_samples: K; more is tighter and slower.
         explain: of a table, so many rows, the strangest, get the anomalies of their columns (see `vaekit.jobs.explain`).
+        reference: of images and vectors, at least 20 normal examples that training did not see, with which those are
+            compared; what was stored with the model at the end of its training if None.
         seed: of all draws; the global random state is left as it was.
         progress: called with (done, total) as examples are done.
 
     Raises:
-        DataError: if there are no examples.
-        ConfigError: if `num_samples` is less than 1, or `explain` less than 0.
+        DataError: if there are no examples, or too few of the reference.
+        ConfigError: if `num_samples` is less than 1, or `explain` less than 0, or a table or text is given a reference.
     """
     check_examples(dataset)
     if explain < 0:
         raise ConfigError(f"`explain` must be at least 0, got {explain}. It is a number of rows.")
+    if reference is not None and bundle.schema.kind not in KINDS:
+        raise ConfigError(
+            f"A reference must be one of images or vectors, the model is one of {bundle.schema.kind}. Leave it out."
+        )
     with seeded(seed, device_of(bundle.vae)):
         parts = [part for _, _, part in bounds(bundle, dataset, num_samples, progress)]
     log_likelihood = np.concatenate([part.log_likelihood for part in parts])
@@ -171,13 +186,38 @@ def score(
         warning=_POINT if is_point(bundle.vae) else None,
         surprises=surprises(bundle, dataset, seed=seed) if bundle.schema.kind == "text" else None,
     )
+    if bundle.schema.kind in KINDS:
+        scores = _compared(scores, bundle, dataset, reference, seed)
     cells = isinstance(bundle.transform, CellGrid) and isinstance(bundle.vae, VAE) and bundle.schema.kind == "table"
     return _explained(scores, Table.of(bundle, "score"), dataset, explain, seed, progress) if cells else scores
 
 
+_NO_REFERENCE = (
+    "The anomaly is -log p alone, which plain images escape: no reference was stored with the model. Give normal examples that "
+    "training did not see as the reference (`--reference`)."
+)
+
+
+def _compared(scores: Scores, bundle: Bundle, dataset: Dataset, reference: Dataset | Reference | None, seed: int) -> Scores:
+    """The scores of images or vectors, their anomaly by comparison with normal examples."""
+    given = reference_of(bundle, reference, seed=seed) if isinstance(reference, Dataset) else reference
+    found = stored_reference(bundle) if given is None else given
+    if found is None:
+        return replace(scores, notes=(*scores.notes, _NO_REFERENCE))
+    anomaly, parts = found.judged(measures(bundle, dataset, scores.rate, scores.distortion, found.density))
+    notes = scores.notes
+    if unknown := [name for name in found.conditions if name not in dataset.columns]:
+        notes = (
+            *notes,
+            f"The reference had {', '.join(unknown)}, which these data have not: they look stranger than they are. Give a "
+            "reference without, or data with it.",
+        )
+    return replace(scores, anomaly=anomaly, parts=parts, notes=notes)
+
+
 def _explained(scores: Scores, table: Table, dataset: Dataset, num: int, seed: int, progress: Progress | None) -> Scores:
     """The scores of a table's rows, the strangest with the anomalies of their columns."""
-    notes = unseen(table, dataset)
+    notes = (*scores.notes, *unseen(table, dataset))
     if num == 0 or scores.warning is not None:  # a point has no density to weigh latents by
         return replace(scores, notes=notes)
     rows = np.sort(np.argsort(-scores.anomaly, kind="stable")[:num])

@@ -1,10 +1,10 @@
-"""Traverse: what each latent unit does."""
+"""Traverse: what each latent unit does, and each direction that has a name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from vaekit.component import device_of
 from vaekit.data.dataset import Dataset, spaced
+from vaekit.directions import LearnedDirection, UnitDirection
 from vaekit.distributions import Cells, unit_kl
 from vaekit.distributions.sequence import TokenSequence
 from vaekit.errors import ConfigError
 from vaekit.inference import prepare, seeded
 from vaekit.jobs.blocks import block_size, decoded, in_blocks, middle, posterior_of
 from vaekit.jobs.conditions import codes_where, features_of, features_of_data
+from vaekit.jobs.directions import named
 from vaekit.jobs.spaces import Moves
 from vaekit.storage import Bundle
 
@@ -28,28 +30,57 @@ TRIED = 4096
 """How many units, the first of them, are ranked by what they change: of a ladder, those of the top levels."""
 
 
+Measure = Literal["kl", "variance", "change"]
+"""What says how much a unit does: its KL to the prior in nats, where that does not split over units the variance of its means,
+and without data how far it changes the decoded mean."""
+
+
 @dataclass(frozen=True)
 class Traversal:
-    """A grid of examples: a row a unit, a column a value.
+    """A grid of examples: a row a unit or a direction, a column a value.
 
     Attributes:
         x: (U, S, ...) in the source's layout and dtype; of a table its cells (U, S, C), and where a `Model` made it a list of
             U frames of S rows.
-        units: (U,), the index d of each row's unit, most active first.
+        units: (U,), the index d of each row's unit, most active first; -1 where the row is a direction of several units.
         values: (S,), where each column is, from -reach to reach: what z_d is under a standard normal prior.
-        latents: (U, S), what z_d is, whatever the prior.
+        latents: (U, S), what z_d is, whatever the prior; of a direction of several units, the position along it.
+        names: (U,), the names of each row's unit or direction; empty text where it has none.
+        activity: (U,), how much each unit does, by `measure`; NaN where nothing was measured.
+        measure: `kl`, `variance` or `change`.
     """
 
     x: Any
     units: np.ndarray
     values: np.ndarray
     latents: np.ndarray
+    names: tuple[str, ...] = ()
+    activity: np.ndarray = field(default_factory=lambda: np.empty(0))
+    measure: Measure = "change"
+
+    @property
+    def labels(self) -> list[str]:
+        """A short text a row, such as `z3 slant`."""
+        names = self.names or ("",) * len(self.units)
+        units = ["" if unit < 0 else f"z{unit}" for unit in self.units.tolist()]
+        return [" ".join(filter(None, pair)) for pair in zip(units, names, strict=True)]
+
+    def table(self) -> list[dict[str, Any]]:
+        """A record a row: `unit` (None of a direction of several), `name` (or None), and `kl`, `variance` or `change`."""
+        measured = self.activity if len(self.activity) else np.full(len(self.units), np.nan)
+        names = self.names or ("",) * len(self.units)
+        rows = zip(self.units.tolist(), names, measured.tolist(), strict=True)
+        return [
+            {"unit": None if unit < 0 else unit, "name": name or None, self.measure: None if np.isnan(activity) else activity}
+            for unit, name, activity in rows
+        ]
 
 
 def traverse(
     bundle: Bundle,
     dataset: Dataset | None = None,
     *,
+    units: Sequence[int | str] | None = None,
     example: int | None = None,
     where: Mapping[str, str | int] | None = None,
     num_units: int = 10,
@@ -61,25 +92,27 @@ def traverse(
     Moves stay within the space of the latent. Under a standard normal prior z_d is the column's value; under another prior of
     real numbers, the value counts its standard deviations from its mean; a positive unit is at the prior's quantile of that
     many deviations of a normal; on a sphere the point is turned towards the axis d by that angle; in a ball it goes the
-    geodesic in that direction, so many of the prior's deviations far (`spaces.Moves`). Codes do not move.
+    geodesic in that direction, so many of the prior's deviations far (`spaces.Moves`). Codes do not move. Along a direction
+    that was learned from examples, the value counts its steps from where the others are held.
 
     The others stand at 0 or at the posterior mean of an example; without an example, at the mean of another prior of real
     numbers, at the medians of positive ones, at codes that the prior draws, and on a sphere as far from every axis.
     Rows are the units that the data use most, by their KL to the prior over (at most 2000 of) the data; without data, those of
-    the first 4096 units whose move changes the decoded mean most.
+    the first 4096 units whose move changes the decoded mean most. Or they are those that are asked for, in their order.
     Higgins et al., "beta-VAE" (2017), figure 1, is the use of such grids.
 
     Args:
         bundle: the model.
         dataset: examples that rank the units; None to rank them by what they change.
+        units: rows, by the index of a unit or by a name; None for the most active.
         example: index of the example whose latents and condition the others are held at; it needs the data.
         where: the category of each condition, by column; unknown where not given.
-        num_units: rows, at most all units.
+        num_units: rows, at most all units; where `units` does not say which.
         num_steps: columns, at least 2.
         reach: the greatest value, > 0; in standard deviations of the prior. On a sphere it is an angle of at most pi.
 
     Raises:
-        ConfigError: if an argument cannot be, or the latent is of codes alone.
+        ConfigError: if an argument cannot be, there is no such unit or name, or the latent is of codes alone.
         DataError: if a category is unknown.
     """
     _check(dataset, example, num_units, num_steps, reach)
@@ -90,14 +123,68 @@ def traverse(
             features = features_of_data(bundle, one)
         moves = Moves(bundle.vae, features)
         held = moves.centre if one is None else posterior_of(bundle, one)[0][0]
-        tried = moves.units[:TRIED] if dataset is None else moves.units
-        activity = _change(bundle, moves, held, tried, features, reach) if dataset is None else _rates(bundle, dataset)[tried]
-        units = tried[torch.argsort(activity, descending=True, stable=True)[:num_units]]
+        asked = None if units is None else [_row(bundle, moves, unit) for unit in units]
+        tried = moves.units[:TRIED] if dataset is None and asked is None else moves.units
+        if asked is not None:
+            tried = torch.tensor([row for row in asked if isinstance(row, int)], dtype=torch.int64)
+        if dataset is None:
+            activity, measure = _change(bundle, moves, held, tried, features, reach), "change"
+        else:
+            activity, measure = _rates(bundle, dataset)
+            activity = activity[tried]
+        if asked is None:
+            best = torch.argsort(activity, descending=True, stable=True)[:num_units]
+            asked, activity = tried[best].tolist(), activity[best]
         values = np.linspace(-reach, reach, num_steps)
-        z = moves.along(held, units, torch.from_numpy(values))
-        x = decoded(bundle, z.flatten(0, 1), _repeated(features, len(units) * num_steps), "mean")
-    latents = z[torch.arange(len(units)), :, units].numpy()
-    return Traversal(x.reshape(len(units), num_steps, *x.shape[1:]), units.numpy(), values, latents)
+        z, latents = _along(bundle, moves, held, asked, torch.from_numpy(values))
+        x = decoded(bundle, z.flatten(0, 1), _repeated(features, len(asked) * num_steps), "mean")
+    of_units = np.array([isinstance(row, int) for row in asked])
+    found = np.full(len(asked), np.nan)
+    found[of_units] = activity.double().numpy()
+    indices = np.array([row if isinstance(row, int) else -1 for row in asked], dtype=np.int64)
+    names = tuple(row if isinstance(row, str) else _names(bundle, row) for row in asked)
+    return Traversal(x.reshape(len(asked), num_steps, *x.shape[1:]), indices, values, latents, names, found, measure)
+
+
+def _row(bundle: Bundle, moves: Moves, unit: int | str) -> int | str:
+    """The index of a unit, also by its name or as text, or the name of a direction of several units.
+
+    Raises:
+        ConfigError: if there is no such unit or name.
+    """
+    if isinstance(unit, str) and not (unit.isascii() and unit.isdigit()):
+        direction = named(bundle, unit)
+        if isinstance(direction, LearnedDirection):
+            return unit
+        unit = direction.unit
+    if not bool((moves.units == int(unit)).any()):
+        raise ConfigError(f"A unit must be one of the model's {bundle.vae.num_latents} that move, got {unit}. Count from 0.")
+    return int(unit)
+
+
+def _names(bundle: Bundle, unit: int) -> str:
+    """All names of a unit."""
+    directions = bundle.directions.items()
+    return ", ".join(name for name, found in directions if isinstance(found, UnitDirection) and found.unit == unit)
+
+
+def _along(
+    bundle: Bundle, moves: Moves, held: Tensor, asked: Sequence[int | str], positions: Tensor
+) -> tuple[Tensor, np.ndarray]:
+    """(U, S, D) the latents of the grid, and (U, S) what stands for them in one number."""
+    units = torch.tensor([row for row in asked if isinstance(row, int)], dtype=torch.int64)
+    of_units = iter(moves.along(held, units, positions))
+    rows, latents = [], []
+    for row in asked:
+        if isinstance(row, int):
+            z = next(of_units)
+            latents.append(z[:, row].numpy())
+        else:
+            direction = bundle.directions[row]
+            z = (held.double() + positions[:, None] * direction.step(len(held))).to(held)
+            latents.append(direction.position(z).numpy())
+        rows.append(z)
+    return torch.stack(rows), np.stack(latents)
 
 
 def _check(dataset: Dataset | None, example: int | None, num_units: int, num_steps: int, reach: float) -> None:
@@ -117,8 +204,8 @@ def _check(dataset: Dataset | None, example: int | None, num_units: int, num_ste
         )
 
 
-def _rates(bundle: Bundle, dataset: Dataset) -> Tensor:
-    """(D,): mean KL of each unit to the prior; where that does not split over units, the variance of the means."""
+def _rates(bundle: Bundle, dataset: Dataset) -> tuple[Tensor, Measure]:
+    """(D,): mean KL of each unit to the prior; where that does not split over units, the variance of the means. And which."""
     dataset = dataset.select(spaced(len(dataset), SAMPLE))
     block, device = block_size(bundle.schema), device_of(bundle.vae)
     total = torch.zeros(bundle.vae.num_latents)
@@ -129,9 +216,9 @@ def _rates(bundle: Bundle, dataset: Dataset) -> Tensor:
             levels = [unit_kl(latent.posterior, latent.prior) for latent in trace.latents]
             rates = [level for level in levels if level is not None]
             if len(rates) < len(levels):
-                return posterior_of(bundle, dataset)[0].var(0, unbiased=False)
+                return posterior_of(bundle, dataset)[0].var(0, unbiased=False), "variance"
             total += torch.cat([level.reshape(len(inputs.x), -1).sum(0) for level in rates]).cpu()
-    return total / len(dataset)
+    return total / len(dataset), "kl"
 
 
 def _change(bundle: Bundle, moves: Moves, held: Tensor, tried: Tensor, features: Tensor | None, reach: float) -> Tensor:
@@ -149,8 +236,8 @@ def _change(bundle: Bundle, moves: Moves, held: Tensor, tried: Tensor, features:
         ends = [p.mean[0] for p in at]
         return ((ends[1] - ends[0]).square().flatten(1).mean(1),)
 
-    changes = []
-    for units in tried.split(block):  # a block at a time: all ends together would be D^2 numbers
+    changes = [torch.zeros(0)]
+    for units in tried.split(block) if len(tried) else ():  # a block at a time: all ends together would be D^2 numbers
         low, high = moves.along(held, units, ends).unbind(1)
         (found,) = in_blocks(change, [low.to(on), high.to(on), _repeated(features, len(units))], block)
         changes.append(found.cpu())

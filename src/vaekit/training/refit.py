@@ -35,7 +35,7 @@ from vaekit.priors import (
     StandardNormal,
 )
 from vaekit.priors.codes import CodePrior
-from vaekit.storage import HELD_OUT, PRIOR_FIT, PRIVACY, Bundle
+from vaekit.storage import HELD_OUT, PRIOR_FIT, PRIVACY, REFERENCE, Bundle
 from vaekit.training.callbacks import Callback
 from vaekit.training.config import BUDGETS, TrainConfig
 from vaekit.training.latents import LatentsOnly, as_data, check_latents, latents_of
@@ -159,7 +159,8 @@ def refit_prior(
         **how,
     }
     metrics = {f"validation_{name}": value for name, value in after.items()}
-    return replace(mine, training={**bundle.training, PRIOR_FIT: summary}, metrics=metrics)
+    kept = {name: value for name, value in bundle.training.items() if name != REFERENCE}  # that was of the prior before
+    return replace(mine, training={**kept, PRIOR_FIT: summary}, metrics=metrics)
 
 
 # ------------------------------------------------------------------------------------------------------- arguments

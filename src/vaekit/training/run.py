@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ def train(
     data_options: Mapping[str, Any] | None = None,
     display_as: str = "auto",
     callbacks: Sequence[Callback] = (),
+    finish: Callable[[Bundle, Dataset, Dataset], Bundle] | None = None,
     **settings: Any,
 ) -> Bundle:
     """Trains a model on data, and publishes it in the folder `out`.
@@ -81,6 +82,8 @@ def train(
         data_options: for `vaekit.data.open`.
         display_as: `auto`, `live`, `plain`, `quiet`, which says what no person should miss, or `none`.
         callbacks: told what happens.
+        finish: given the model, what it was trained on and what was held out, adds to it what is measured last; not asked of a
+            run that is interrupted.
         **settings: of `TrainConfig`.
 
     Returns:
@@ -127,12 +130,30 @@ def train(
             listener.on_note(f"The model has cost {described_privacy(outcome.privacy)}.")
     if plan.second_stage is not None and fabric.is_global_zero and outcome.progress.stopped != "interrupted":
         bundle = _with_second_stage(bundle, dataset, plan, listeners)
+    bundle = _finished(bundle, (training, held_out), finish if outcome.progress.stopped != "interrupted" else None, fabric)
     if folder is not None and fabric.is_global_zero:
         try:
             publish(bundle, folder)
         except ConfigError as error:
             raise TrainingError(f"{error} The run is whole: make room, then run the same command with `--resume`.") from error
     fabric.barrier()
+    return bundle
+
+
+def _finished(
+    bundle: Bundle,
+    parts: tuple[Dataset, Dataset],
+    finish: Callable[[Bundle, Dataset, Dataset], Bundle] | None,
+    fabric: Fabric,
+) -> Bundle:
+    """The model with what is measured last, by one process, where it was trained."""
+    if finish is None or not fabric.is_global_zero:
+        return bundle
+    for part in (bundle.vae, bundle.transform):
+        part.to(fabric.device)
+    bundle = finish(bundle, *parts)
+    for part in (bundle.vae, bundle.transform):
+        part.cpu()
     return bundle
 
 
