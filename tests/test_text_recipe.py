@@ -17,6 +17,8 @@ from vaekit.errors import ConfigError
 from vaekit.likelihoods import Tokens
 from vaekit.networks import LSTMDecoder, TransformerDecoder
 from vaekit.objectives import ELBO
+from vaekit.posteriors import BatchNormNormal, DiagonalNormal
+from vaekit.vae import VAE
 
 WORDS = (
     ("anna", "the cat", "my dog", "our king"),
@@ -40,7 +42,14 @@ def trained(**how: Any) -> Any:
 
 @pytest.mark.slow
 def test_the_default_recovers_a_known_latent_and_annealing_does_not() -> None:
-    ours, plain = trained(steps=800), trained(steps=500, pretrain=0, free_bits=0.0, warm_up=200)
+    torch.manual_seed(0)
+    recipe = recipes.make(open_data(corpus(), tokens="word"))
+    assert isinstance(recipe.vae, VAE)
+    assert isinstance(recipe.vae.posterior, BatchNormNormal)
+    posterior = DiagonalNormal(recipe.vae.posterior.network, 32)
+    annealed = VAE(recipe.vae.prior, posterior, recipe.vae.likelihood)
+    ours = trained(steps=800)
+    plain = trained(steps=500, vae=annealed, transform=recipe.transform, objective=ELBO(warm_up=200), **recipe.settings)
     reports = [model.evaluate(corpus(500), num_samples=16) for model in (ours, plain)]
     informed, uninformed = [report.information.mutual_information for report in reports]
     assert 0.75 * ENTROPY < informed < ENTROPY + 0.1
@@ -56,12 +65,45 @@ def test_the_default_recovers_a_known_latent_and_annealing_does_not() -> None:
 def test_what_it_chooses() -> None:
     recipe = recipes.make(open_data(corpus(), tokens="word"))
     assert isinstance(recipe.vae.likelihood, Tokens)
-    assert isinstance(recipe.vae.likelihood.network, TransformerDecoder)
+    assert isinstance(recipe.vae.likelihood.network, LSTMDecoder)
+    assert isinstance(recipe.vae, VAE)
+    assert isinstance(recipe.vae.posterior, BatchNormNormal)
+    assert recipe.vae.posterior.gamma**2 * 32 / 2 == pytest.approx(6.0)  # the least rate
     assert recipe.second_stage == recipes.SECOND_STAGE
     assert isinstance(recipe.objective, ELBO)
-    assert (recipe.objective.free_bits, recipe.objective.free_bits_per) == (8.0, "level")
-    assert recipe.settings["pretrain"] == 500
-    assert any("transformer of 2 layers" in reason for reason in recipe.reasons)
+    assert (recipe.objective.free_bits, recipe.objective.warm_up) == (0.0, 0)
+    assert "pretrain" not in recipe.settings
+    assert any("an LSTM of 128" in reason for reason in recipe.reasons)
+
+
+def test_what_it_chooses_on_a_gpu_or_for_long_texts() -> None:
+    short, long = open_data(corpus(300), tokens="word"), open_data([" ".join(corpus(20))] * 300, tokens="word")
+    for recipe in (recipes.make(short, accelerated=True), recipes.make(long)):
+        assert isinstance(recipe.vae.likelihood, Tokens)
+        assert isinstance(recipe.vae.likelihood.network, TransformerDecoder)
+    assert any("transformer of 2 layers" in reason for reason in recipes.make(long).reasons)
+
+
+def test_what_it_chooses_for_few_texts_and_in_private() -> None:
+    few, private = recipes.make(open_data(corpus(100))), recipes.make(open_data(corpus(300)), private=True)
+    for recipe in (few, private):
+        assert isinstance(recipe.vae, VAE)
+        assert type(recipe.vae.posterior) is DiagonalNormal  # whose latents do not depend on the batch
+        assert isinstance(recipe.objective, ELBO)
+    assert isinstance(few.objective, ELBO)
+    assert isinstance(private.objective, ELBO)
+    assert (few.objective.free_bits, few.objective.free_bits_per) == (8.0, "level")
+    assert few.settings["pretrain"] == 500
+    assert private.objective.free_bits == 0.0
+    assert "pretrain" not in private.settings
+
+
+@pytest.mark.parametrize(("latent", "gamma"), [(3, 1.0), (32, math.sqrt(12 / 32)), (128, math.sqrt(12 / 128))])
+def test_the_least_rate_is_that_of_the_whole_latent(latent: int, gamma: float) -> None:
+    recipe = recipes.make(open_data(corpus(300), tokens="word"), latent=latent)
+    assert isinstance(recipe.vae, VAE)
+    assert isinstance(recipe.vae.posterior, BatchNormNormal)
+    assert recipe.vae.posterior.gamma == pytest.approx(gamma)
 
 
 def test_what_can_be_asked_for() -> None:

@@ -69,6 +69,12 @@ class Posterior(Component, abc.ABC):
     def initialize(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> None:
         """Data-dependent start from a batch; arguments as those of `forward`."""
 
+    def settle(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> None:
+        """What was measured on batches of training is measured again on a large one, for weights that are kept.
+
+        Asked for only where `mixes_examples`; arguments as those of `forward`.
+        """
+
 
 class NormalPosterior(Posterior, abc.ABC):
     """A family whose parameters, `num_parameters` numbers a unit, a network gives."""

@@ -27,8 +27,8 @@ class BatchNormNormal(NormalPosterior):
     at least D gamma^2 / 2 nats. Of other priors there is no such floor.
     Zhu, Bi, Liu, Ma, Li, Wu, "A batch normalized inference network keeps the KL vanishing away" (2020).
 
-    In evaluation, moments are used that were averaged over the batches of training, so an example's latent depends on it alone.
-    They are buffers, like those of any batch normalisation: an average of the weights goes with the latest ones. With several
+    In evaluation, moments are used that were averaged over the batches of training, so an example's latent depends on it alone;
+    where training keeps an average of the weights, they are measured anew for these, on 1,024 examples (`settle`). With several
     processes each normalises its own share of the batch, and the first one's moments are kept. A prior that is made of the
     posterior is refused, for its inputs are no batch of data.
 
@@ -87,9 +87,13 @@ class BatchNormNormal(NormalPosterior):
             self.running_variance.lerp_(unbiased.to(self.running_variance.dtype), self.momentum)
         return mean, variance
 
-    @torch.no_grad()
     def initialize(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> None:
         """The moments of evaluation begin at those of a batch."""
+        self.settle(x, condition, mask)
+
+    @torch.no_grad()
+    def settle(self, x: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> None:
+        """The moments of evaluation become those of a batch; of one example they stay as they are."""
         if len(x) < 2:
             return
         raw_mean = self.parameters_at(x, condition, mask)[..., 0, :]

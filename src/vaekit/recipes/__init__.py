@@ -29,6 +29,7 @@ def make(
     condition: Sequence[str] = (),
     accelerated: bool = False,
     prior: str | None = None,
+    private: bool = False,
 ) -> Recipe:
     """The parts for a data set.
 
@@ -43,6 +44,7 @@ def make(
         condition: names of the columns that the model is conditioned on.
         accelerated: whether training runs on a GPU, where `auto` takes the larger networks.
         prior: one of `PRIORS`; None for `standard`. A ladder has its own.
+        private: whether training is to be private, so that no part may mix the examples of a batch.
 
     Raises:
         ConfigError: for a name that is not known, or a combination that cannot be.
@@ -55,5 +57,5 @@ def make(
     if data.schema.kind == "table":
         return table(data, recipe, latent, likelihood, condition, prior)
     if data.schema.kind == "text":
-        return text(data, recipe, latent, likelihood, condition, accelerated, prior)
+        return text(data, recipe, latent, likelihood, condition, accelerated, prior, private)
     return arrays(data, recipe, latent, likelihood, condition, accelerated, prior)

@@ -362,10 +362,19 @@ class Trainer:
         return validate(self.averaged, self.transform, objective, self.held_out, self.config, self.fabric, pairs)
 
     def _share_buffers(self) -> None:
-        """Buffers, such as codebooks that follow their codes, are averages themselves: the averaged model has those of now."""
-        if self.averaged is not self.vae:
-            for average, live in zip(self.averaged.buffers(), self.vae.buffers(), strict=True):
-                average.copy_(live)
+        """Buffers, such as codebooks that follow their codes, are averages themselves: the averaged model has those of now.
+
+        Moments over batches are of the weights of now, though, and are measured again with the averaged ones.
+        """
+        if self.averaged is self.vae:
+            return
+        for average, live in zip(self.averaged.buffers(), self.vae.buffers(), strict=True):
+            average.copy_(live)
+        if isinstance(self.averaged, VAE) and self.averaged.posterior.mixes_examples:
+            with torch.random.fork_rng(devices=[]):  # a transform may draw
+                batch = self._first_examples()
+                given = self.averaged.encode_condition(self.averaged.condition_of(batch.columns, len(batch.x)))
+                self.averaged.posterior.settle(self.transform(batch.x), given, batch.mask)
 
     def _report(self) -> None:
         """Reads the window: the one place where the loop waits for the device."""
