@@ -21,6 +21,8 @@ from vaekit.jobs.generate import Generated, generate
 from vaekit.jobs.interpolate import interpolate
 from vaekit.jobs.reconstruct import reconstruct
 from vaekit.jobs.traverse import Traversal, traverse
+from vaekit.model_augment import AugmentJobs
+from vaekit.model_conditions import ConditionJobs
 from vaekit.model_directions import DirectionJobs
 from vaekit.model_latents import LatentJobs
 from vaekit.storage import Bundle
@@ -38,7 +40,7 @@ _TRAINED_ON = (
 )
 
 
-class Model(DirectionJobs, LatentJobs):
+class Model(AugmentJobs, ConditionJobs, DirectionJobs, LatentJobs):
     """A trained VAE and what it is for.
 
     Data is given as a path, an array, a tensor or a `Dataset`, in the form that the model was trained on, and is checked
@@ -80,8 +82,11 @@ class Model(DirectionJobs, LatentJobs):
             "shape": list(schema.shape),
             "values": schema.values,
             "levels": schema.levels,
-            "columns": {column.name: list(column.categories) for column in schema.columns},
-            "conditions": [] if vae.condition is None else list(vae.condition.categories),
+            "columns": {
+                column.name: [column.low, column.high] if column.kind == "number" else list(column.categories)
+                for column in schema.columns
+            },
+            "conditions": [] if vae.condition is None else list(vae.condition.names),
             "num_latents": vae.num_latents,
             **({"latent_shapes": [list(s) for s in vae.ladder.latent_shapes]} if isinstance(vae, HierarchicalVAE) else {}),
             **{name: part.registered_name for name, part in parts.items()},
@@ -162,8 +167,9 @@ class Model(DirectionJobs, LatentJobs):
 
         Args:
             num: how many.
-            where: the category of each condition, by column, as in `{"label": 3}`; those not given are drawn as often as
-                in training. `generate_labelled` also tells which. Of a table, what any columns must be, as in
+            where: the category or the number of each condition, by column, as in `{"label": 3, "angle": 0.5}`, or a range of
+                numbers, as in `{"angle": (0.2, 0.5)}`; those not given are drawn as often as in training.
+                `generate_labelled` also tells which. Of a table, what any columns must be, as in
                 `["age>=30", "income=>50K"]`: rows are drawn from the model's conditional distribution.
             temperature: factor on the prior's scales, > 0.
             draw: `mean` of p(x|z, c), a `sample` of it, or `auto`: the mean for images, a sample for vectors.
@@ -214,7 +220,7 @@ class Model(DirectionJobs, LatentJobs):
         latents: Any,
         *,
         draw: str = "auto",
-        where: Mapping[str, str | int] | None = None,
+        where: Mapping[str, str | float] | None = None,
         seed: int = 0,
         progress: Progress | None = None,
         **tokens: Any,
@@ -224,7 +230,7 @@ class Model(DirectionJobs, LatentJobs):
         Args:
             latents: (N, D) numbers, an `Encoding`, or a file that `encode` wrote, whose columns are then used as conditions.
             draw: `mean` of p(x|z, c), a `sample` of it, or `auto`: the mean for images, a sample for vectors.
-            where: the category of each condition, by column; unknown where not given.
+            where: the category or the number of each condition, by column; unknown where not given.
             seed: of the samples.
             progress: called with (done, total).
             **tokens: of text, as in `generate`.
@@ -269,7 +275,7 @@ class Model(DirectionJobs, LatentJobs):
         *,
         units: Sequence[int | str] | None = None,
         example: int | None = None,
-        where: Mapping[str, str | int] | None = None,
+        where: Mapping[str, str | float] | None = None,
         num_units: int = 10,
         num_steps: int = 11,
         reach: float = 3.0,
@@ -283,7 +289,7 @@ class Model(DirectionJobs, LatentJobs):
             data: examples that rank the units; None to rank them by what they change.
             units: rows, by index or by name, in place of the most active.
             example: index of the example at whose latents the others are held; at the prior's centre if None.
-            where: the category of each condition, by column.
+            where: the category or the number of each condition, by column.
             num_units: rows.
             num_steps: columns.
             reach: how far, in standard deviations of the prior either way.
@@ -398,7 +404,7 @@ def train(
         capacity: nats that the rate is drawn to; None for the bound itself.
         prior: `standard`, `mixture`, `vamp`, `flow` or `autoregressive`; learned with the rest but for the first.
         objective: what is minimised, in place of the `ELBO` that the four before describe: an objective, or `iwae`, `dreg`,
-            `stl`, `total-correlation` or `neighbours`.
+            `stl`, `total-correlation`, `neighbours`, or `semi-supervised` for data of which few examples have a label.
         vae: a model of one's own, with its `transform`.
         transform: stored values to the support of the likelihood; with `vae`.
         epochs: budget in passes over the data. Give one of the three.

@@ -174,7 +174,7 @@ class LatentJobs(MapJobs):
         dataset = self.read(data, split, default="held_out", **options)
         how: dict[str, Any] = {"num_samples": num_samples, "limit": limit, "annealing_steps": annealing_steps}
         found = evaluate_bounds(self.bundle, dataset, **how, seed=seed, progress=progress)
-        if not labels or not dataset.columns or self.schema.kind == "table":
+        if not labels or not _labelled(dataset) or self.schema.kind == "table":
             return found
         fitted = self.training_part(data, split, **options) if training is None else self.read(training, "all", **options)
         probes, notes = self._probes(dataset if limit is None else dataset.select(spaced(len(dataset), limit)), fitted, seed)
@@ -193,7 +193,7 @@ class LatentJobs(MapJobs):
 
     def _probes(self, dataset: Dataset, fitted: Dataset | None, seed: int) -> tuple[tuple[Probe, ...], tuple[str, ...]]:
         """What can be told of each column, and sentences on what cannot."""
-        names = ", ".join(f"`{name}`" for name in dataset.columns)
+        names = ", ".join(f"`{name}`" for name in _labelled(dataset))
         notes: list[str] = []
         if fitted is not None and len(fitted) > LIMIT:
             notes.append(f"What tells {names} from latents is fitted on {LIMIT:,} of {len(fitted):,} training examples.")
@@ -208,10 +208,10 @@ class LatentJobs(MapJobs):
         beside = None if fitted is None else features(self.bundle, fitted)
         scored = features(self.bundle, dataset, like=beside)
         probes = []
-        for name, codes in dataset.columns.items():
+        for name in _labelled(dataset):
             try:
                 given = (None, None) if beside is None or fitted is None else (beside.x, _labels(fitted, name))
-                probes.append(probe(scored.x, codes, *given, column=name, seed=seed))
+                probes.append(probe(scored.x, dataset.columns[name], *given, column=name, seed=seed))
             except DataError as error:
                 notes.append(f"What latents tell of `{name}` is not measured: {error}")
         return tuple(probes), tuple(notes)
@@ -230,6 +230,11 @@ class LatentJobs(MapJobs):
         how = {name: held_out[name] for name in ("fraction", "maximum", "seed")}
         train, valid = loading.holdout(dataset, **how)
         return replace(dataset, splits={"train": train, "valid": valid})
+
+
+def _labelled(dataset: Dataset) -> tuple[str, ...]:
+    """The columns of categories."""
+    return tuple(name for name, codes in dataset.columns.items() if codes.dtype.kind in "iu")
 
 
 def _labels(dataset: Dataset, name: str) -> np.ndarray:

@@ -72,7 +72,7 @@ class MapJobs(TextJobs):
         dataset = self.read(data, split, default="all", **options)
         dataset = dataset.select(spaced(len(dataset), limit))
         points = coordinates(dataset, self.bundle.transform)
-        labels = next(iter(dataset.columns.values()), None)
+        labels = next((codes for codes in dataset.columns.values() if codes.dtype.kind in "iu"), None)
         return evaluate_map(
             points, encode(self.bundle, unconditioned(dataset)).mean, labels, num_neighbours=num_neighbours, limit=limit
         )

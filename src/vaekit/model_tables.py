@@ -11,7 +11,6 @@ from vaekit.data.dataset import Dataset
 from vaekit.data.schema import Schema
 from vaekit.errors import ConfigError
 from vaekit.inference import Progress
-from vaekit.jobs.augment import Augmented, augment
 from vaekit.jobs.generate import generate
 from vaekit.jobs.impute import Imputed, impute
 from vaekit.storage import Bundle
@@ -77,29 +76,6 @@ class TableJobs(ABC):
         """
         dataset = self.read(data, "all", **{"absent": "unknown", **options} if not isinstance(data, Dataset) else options)
         return impute(self.bundle, dataset, draw=draw, num_imputations=num_imputations, seed=seed, progress=progress)
-
-    def augment(
-        self,
-        data: Any,
-        *,
-        balance: str | None = None,
-        factor: float | None = None,
-        seed: int = 0,
-        progress: Progress | None = None,
-        **options: Any,
-    ) -> Augmented:
-        """New rows beside those of a table; with `balance`, of its rare categories. `rows(result.cells)` is a frame of them.
-
-        Args:
-            data: N rows.
-            balance: a column of categories, each of which gets as many rows as the most frequent one.
-            factor: so many times; or without `balance`, so many rows in all for each row.
-            seed: of all draws.
-            progress: called with (done, total).
-            **options: of `vaekit.data.loading.conform`.
-        """
-        dataset = self.read(data, "all", **options)
-        return augment(self.bundle, dataset, balance=balance, factor=factor, seed=seed, progress=progress)
 
     def evaluate_rows(
         self,

@@ -85,7 +85,7 @@ class TextJobs(TableJobs):
         """The texts themselves, before they are made tokens, and the codes of the columns beside them."""
         dataset = self.read(data, "all", **({} if isinstance(data, Dataset) else {**options, "long": "cut"}))
         columns = {name: torch.from_numpy(codes) for name, codes in dataset.columns.items()}
-        conditions = () if self.bundle.vae.condition is None else tuple(self.bundle.vae.condition.categories)
+        conditions = () if self.bundle.vae.condition is None else self.bundle.vae.condition.names
         known = {name: codes for name, codes in columns.items() if name in conditions}
         if isinstance(data, Dataset):
             return dataset.raw().tolist(), known

@@ -48,6 +48,9 @@ HELD_OUT = "held_out"
 FREQUENCIES = "condition_counts"
 """The key of the training summary under which the counts of each column's categories stand, by column."""
 
+QUANTILES = "condition_quantiles"
+"""The key of the training summary under which the quantiles of each column of numbers stand, by column."""
+
 PRIOR_FIT = "prior_fit"
 """The key of the training summary under which stands how the prior was fitted."""
 

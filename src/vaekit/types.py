@@ -24,12 +24,18 @@ from torch.distributions import Distribution
 from vaekit.errors import ConfigError
 
 Condition = Mapping[str, Tensor]
-"""What a model is conditioned on: column name -> (B,) codes (int64, -1 where unknown) or values."""
+"""What a model is conditioned on: column name -> (B,) codes (int64, -1 where unknown) or numbers (NaN where unknown)."""
 
 
 def has_float64(device: torch.device) -> bool:
     """Whether a device computes in float64; Apple's does not."""
     return device.type != "mps"
+
+
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """The same values on a device, in float32 if they are float64 and it has none; copies from pinned memory do not block."""
+    known = values.float() if values.dtype == torch.float64 and not has_float64(device) else values
+    return known.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,11 @@ class Batch:
         """The same batch on another device; copies from pinned memory do not block. The cells of a table, which are float64,
         stay where they are if the device has none: the transform brings what it makes of them there."""
 
-        def move(t: Tensor) -> Tensor:
-            return t.to(device, non_blocking=True)
-
-        stays = self.x.dtype == torch.float64 and not has_float64(torch.device(device))
-        columns = None if self.columns is None else {name: move(values) for name, values in self.columns.items()}
-        return Batch(self.x if stays else move(self.x), None if self.mask is None else move(self.mask), columns)
+        where = torch.device(device)
+        stays = self.x.dtype == torch.float64 and not has_float64(where)
+        x = self.x if stays else on_device(self.x, where)
+        columns = None if self.columns is None else {name: on_device(t, where) for name, t in self.columns.items()}
+        return Batch(x, None if self.mask is None else on_device(self.mask, where), columns)
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,22 @@ class Partners:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """The columns that a model is conditioned on, and what inference can say of those that are not known.
+
+    Attributes:
+        given: each column (B,), as it came: codes, -1 where unknown, or numbers, NaN where unknown.
+        infer: the trace of the same examples under other columns, each (M B,): the batch M times over, one after another.
+            Nothing that is given is made unknown.
+        read: log q(c|x) of each categorical column of a classifier, (B, C); None where the model has none.
+    """
+
+    given: Condition
+    infer: Callable[[Condition], Trace]
+    read: Callable[[], Mapping[str, Tensor]] | None = None
+
+
+@dataclass(frozen=True)
 class Trace:
     """All that inference leaves behind, and all that an objective may read.
 
@@ -119,6 +140,7 @@ class Trace:
         decode: p(x|z, c) at other latents, one tensor (K, B, *Z) a level; None where inference brought none.
         num_data: N, how many examples the data set has; None where it is not known.
         partners: a neighbour of each example, drawn for an objective that asks for them; None otherwise.
+        columns: what the model is conditioned on; None where it is on nothing.
     """
 
     x: Tensor
@@ -130,6 +152,7 @@ class Trace:
     decode: Callable[..., Distribution] | None = None
     num_data: int | None = None
     partners: Partners | None = None
+    columns: Columns | None = None
 
     @property
     def posterior_mean(self) -> Tensor:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import abc
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vaekit.component import Component, device_of
-from vaekit.data.schema import UNKNOWN
-from vaekit.distributions import Independent, MaskableDistribution, centre, diagonal_normal
+from vaekit.distributions import Independent, centre, diagonal_normal
 from vaekit.distributions.scales import full_float, positive
 from vaekit.errors import ConfigError
 from vaekit.likelihoods import Likelihood
 from vaekit.networks import ConditionEncoder, Ladder, Tail
-from vaekit.posteriors import Posterior
+from vaekit.parts import check_parts, check_temperature, differentiable, masked_log_prob
+from vaekit.posteriors import Classifier, Posterior
 from vaekit.priors import Prior
-from vaekit.types import Condition, Latent, Trace
+from vaekit.types import Columns, Condition, Latent, Trace, on_device
 
 
 class LatentModel(Component, abc.ABC):
@@ -32,13 +32,24 @@ class LatentModel(Component, abc.ABC):
     Args:
         likelihood: p(x|z, c).
         condition: encodes the columns c; None for a model without conditions.
+        classifier: q(c|x); None where no column is inferred.
+
+    Raises:
+        ConfigError: if the classifier is of columns that the model is not conditioned on.
     """
 
-    def __init__(self, likelihood: Likelihood, condition: ConditionEncoder | None = None) -> None:
+    def __init__(
+        self, likelihood: Likelihood, condition: ConditionEncoder | None = None, classifier: Classifier | None = None
+    ) -> None:
         super().__init__()
-        self.likelihood, self.condition = likelihood, condition
+        self.likelihood, self.condition, self.classifier = likelihood, condition, classifier
+        known = {} if condition is None else condition.categories
+        if classifier is not None and not classifier.categories.items() <= known.items():
+            raise ConfigError(
+                f"`classifier` must be of categorical columns of the condition, {dict(known)}, got {classifier.categories}. "
+                "Make it with `condition.categories`."
+            )
 
-    @abc.abstractmethod
     def forward(
         self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None, num_samples: int = 1
     ) -> Trace:
@@ -53,6 +64,23 @@ class LatentModel(Component, abc.ABC):
         Returns:
             The trace, with z (K, B, *Z).
         """
+        encoder, classifier = self.condition, self.classifier
+        trace = self.infer(x, self.encode_condition(condition), mask, num_samples)
+        if encoder is None or condition is None:
+            return trace
+
+        def again(columns: Condition) -> Trace:
+            times = len(next(iter(columns.values()))) // len(x)
+            seen, observed = (None if t is None else t.repeat(times, *[1] * (t.dim() - 1)) for t in (x, mask))
+            assert seen is not None
+            return self.infer(seen, encoder(columns, drop=False), observed, num_samples)
+
+        read = None if classifier is None else lambda: classifier(x, mask)
+        return replace(trace, columns=Columns(condition, again, read))
+
+    @abc.abstractmethod
+    def infer(self, x: Tensor, features: Tensor | None, mask: Tensor | None, num_samples: int) -> Trace:
+        """What `forward` does, of features (B, F) of the columns."""
 
     @property
     @abc.abstractmethod
@@ -120,13 +148,14 @@ class LatentModel(Component, abc.ABC):
     def condition_of(self, columns: Condition | None, num_examples: int) -> Condition | None:
         """Of all the columns beside the data, those that the model is conditioned on, each (B,) on its device.
 
-        A column that is not given is unknown (-1) for every example; a model without conditions gets None.
+        A column that is not given is unknown (-1, or NaN of numbers) for every example; a model without conditions gets None.
         """
-        if self.condition is None:
+        encoder = self.condition
+        if encoder is None:
             return None
         device, given = device_of(self), columns or {}
-        unknown = torch.full((num_examples,), UNKNOWN, dtype=torch.int64)
-        return {name: given.get(name, unknown).to(device) for name in self.condition.categories}
+        found = {name: given[name] if name in given else encoder.unknown(name, num_examples) for name in encoder.names}
+        return {name: on_device(values, device) for name, values in found.items()}
 
 
 class VAE(LatentModel):
@@ -140,6 +169,7 @@ class VAE(LatentModel):
         posterior: q(z|x, c).
         likelihood: p(x|z, c).
         condition: encodes the columns c; None for a model without conditions.
+        classifier: q(c|x); None where no column is inferred.
 
     Raises:
         ConfigError: if prior and posterior disagree on the shape of the latent or on its space (the rate would compare
@@ -164,9 +194,14 @@ class VAE(LatentModel):
     posterior: Posterior
 
     def __init__(
-        self, prior: Prior, posterior: Posterior, likelihood: Likelihood, condition: ConditionEncoder | None = None
+        self,
+        prior: Prior,
+        posterior: Posterior,
+        likelihood: Likelihood,
+        condition: ConditionEncoder | None = None,
+        classifier: Classifier | None = None,
     ) -> None:
-        super().__init__(likelihood, condition)
+        super().__init__(likelihood, condition, classifier)
         self.prior, self.posterior = prior, posterior
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -176,18 +211,15 @@ class VAE(LatentModel):
         if name not in ("prior", "posterior", "likelihood") or not {"prior", "posterior"} <= self._modules.keys():
             return
         try:
-            _check_parts(self.prior, self.posterior, self.likelihood)
+            check_parts(self.prior, self.posterior, self.likelihood)
         except ConfigError:
             if before is not None:
                 super().__setattr__(name, before)
                 self.prior.bind(self.posterior)
             raise
 
-    def forward(
-        self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None, num_samples: int = 1
-    ) -> Trace:
-        """See `LatentModel.forward`."""
-        features = self.encode_condition(condition)
+    def infer(self, x: Tensor, features: Tensor | None, mask: Tensor | None, num_samples: int) -> Trace:
+        """See `LatentModel.infer`."""
         posterior, prior = self._infer(x, features, mask)
         prior = self.prior.of_batch(posterior, features) if prior is None else prior
         z = posterior.rsample((num_samples,))
@@ -256,53 +288,6 @@ class VAE(LatentModel):
         self.prior.initialize(x, mask)
 
 
-def _check_parts(prior: Prior, posterior: Posterior, likelihood: Likelihood) -> None:
-    """Binds prior and posterior, and refuses parts that together compute nonsense.
-
-    Raises:
-        ConfigError: if they do not fit; see `VAE`.
-    """
-    if tuple(prior.shape) != tuple(posterior.shape):
-        raise ConfigError(
-            f"Prior and posterior must share the latent's shape, got {prior.shape} and {posterior.shape}. "
-            "Give both the same number of latents."
-        )
-    prior.bind(posterior)
-    if prior.spaces != posterior.spaces:
-        other = next(q for p, q in zip(prior.spaces, posterior.spaces, strict=True) if p != q)
-        raise ConfigError(
-            f"Prior and posterior must be over one space, got {_described(prior.spaces)} and {_described(posterior.spaces)}. "
-            f"Use {_PRIOR_OVER.get(other.partition('(')[0], 'a prior that says it is over ' + other)} with the "
-            f"{type(posterior).__name__}."
-        )
-    if prior.made_of_posterior and any(isinstance(m, Posterior) and m.mixes_examples for m in posterior.modules()):
-        raise ConfigError(
-            f"A {type(prior).__name__} prior must be made of a posterior that reads each example by itself, got a "
-            f"{type(posterior).__name__}. Use another prior, or a `DiagonalNormal` posterior."
-        )
-    if posterior.differentiates > 1 and not likelihood.twice_differentiable:
-        raise ConfigError(
-            f"The likelihood of a {type(posterior).__name__} posterior must be differentiable twice, got a "
-            f"{type(likelihood).__name__}. Use `SemiAmortized(..., unroll=False)`, or another likelihood."
-        )
-
-
-_PRIOR_OVER = {
-    "real": "a prior over real numbers, such as `priors.StandardNormal`,",
-    "positive": "`priors.Gamma`",
-    "sphere": "`priors.UniformSphere`",
-    "ball": "`priors.WrappedNormal` of that curvature",
-    "codes": "`priors.UniformCodes`",
-}
-"""What goes with a posterior over a space, by the first word of its name."""
-
-
-def _described(spaces: Sequence[str]) -> str:
-    """real(2) x sphere(3): the factors of a space, of the space that each number belongs to."""
-    factors = [(space, len(list(numbers))) for space, numbers in itertools.groupby(spaces)]
-    return " x ".join(space if "(" in space else f"{space}({num})" for space, num in factors)
-
-
 class HierarchicalVAE(LatentModel):
     """Levels of latents, each given those above it.
 
@@ -354,8 +339,9 @@ class HierarchicalVAE(LatentModel):
         condition: ConditionEncoder | None = None,
         relative: bool = True,
         min_scale: float = 1e-3,
+        classifier: Classifier | None = None,
     ) -> None:
-        super().__init__(likelihood, condition)
+        super().__init__(likelihood, condition, classifier)
         if isinstance(likelihood.network, Tail) and likelihood.network.out_shape != ladder.out_shape:
             raise ConfigError(
                 f"The likelihood's tail must take the ladder's state {ladder.out_shape}, got a tail for "
@@ -365,14 +351,11 @@ class HierarchicalVAE(LatentModel):
             raise ConfigError(f"`min_scale` must be > 0, got {min_scale}. Use 1e-3 when in doubt.")
         self.ladder, self.relative, self.min_scale = ladder, relative, min_scale
 
-    def forward(
-        self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None, num_samples: int = 1
-    ) -> Trace:
-        """See `LatentModel.forward`; the trace has one `Latent` a level, that which is sampled first at index 0.
+    def infer(self, x: Tensor, features: Tensor | None, mask: Tensor | None, num_samples: int) -> Trace:
+        """See `LatentModel.infer`; the trace has one `Latent` a level, that which is sampled first at index 0.
 
         The data are read once for all K samples. The first posterior has batch shape (B,), all others (K, B).
         """
-        features = self.encode_condition(condition)
         evidence = self.ladder.bottom_up(x, features, mask)
         latents: list[Latent] = []
 
@@ -463,32 +446,3 @@ class HierarchicalVAE(LatentModel):
 def _standard(like: Tensor, shape: tuple[int, ...]) -> Independent:
     """N(0, I) over latents of a shape."""
     return diagonal_normal(like.new_zeros(shape), like.new_ones(shape), len(shape))
-
-
-def check_temperature(temperature: float) -> None:
-    """Raises a ConfigError unless the temperature is above 0."""
-    if not temperature > 0:
-        raise ConfigError(f"`temperature` must be > 0, got {temperature}. Use a small value for typical samples.")
-
-
-def differentiable(value: Tensor | None) -> Tensor | None:
-    """The same tensor; a copy if it was made in inference mode, which has been left: autograd refuses such tensors."""
-    if value is None or not value.is_inference() or torch.is_inference_mode_enabled():
-        return value
-    return value.clone()
-
-
-def masked_log_prob(distribution: Distribution, x: Tensor, mask: Tensor | None) -> Tensor:
-    """(*batch): log p of the observed elements of x.
-
-    Raises:
-        ConfigError: if elements are missing and the distribution cannot integrate them out.
-    """
-    if mask is None:
-        return distribution.log_prob(x)
-    if not isinstance(distribution, MaskableDistribution):
-        raise ConfigError(
-            f"{type(distribution).__name__} must take a mask in log_prob to be used with missing elements, it does "
-            "not. Choose another likelihood, or fill the missing values in."
-        )
-    return distribution.log_prob(x, mask=mask)

@@ -103,7 +103,7 @@ def test_existing_outputs_are_refused_before_the_work(refused, place, tmp_path, 
     def load(*_):
         raise AssertionError("the work has started")
 
-    monkeypatch.setattr(use, "_load", load)
+    monkeypatch.setattr(use, "load_model", load)
     out = tmp_path / "x.npy"
     out.write_text("here")
     assert "must not exist yet" in refused("generate", place.images, "-o", out)
@@ -124,7 +124,7 @@ def test_a_fault_of_vaekits_is_raised(place, tmp_path, monkeypatch):
     def fault(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(use, "_load", fault)
+    monkeypatch.setattr(use, "load_model", fault)
     with pytest.raises(ZeroDivisionError):
         run(["info", str(place.images)])
 
@@ -133,7 +133,7 @@ def test_interruption(capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(use, "_load", interrupt)
+    monkeypatch.setattr(use, "load_model", interrupt)
     assert run(["info", "m"]) == 130
     assert capsys.readouterr().err == "Interrupted: outputs that were not finished have not been written.\n"
 

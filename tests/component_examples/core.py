@@ -41,6 +41,7 @@ EXAMPLES: dict[str, list[Callable[[], Component]]] = {
     ],
     "networks.ConditionEncoder": [
         lambda: ConditionEncoder({"label": 3, "type": 2}, features=4),
+        lambda: ConditionEncoder({"label": 3, "type": 2}, 4, numbers={"angle": [0.5, 2.0], "size": (1.0, 3)}),
     ],
     "networks.ConvDecoder": [
         lambda: ConvDecoder(2, [1, 3, 5], [3, 4]),
@@ -67,6 +68,13 @@ EXAMPLES: dict[str, list[Callable[[], Component]]] = {
 }
 
 NUMBERS = {
-    ConditionEncoder: lambda encoder: encoder({"label": torch.tensor([0, -1, 2]), "type": torch.tensor([1, 0, -1])}),
+    ConditionEncoder: lambda encoder: encoder(
+        {
+            "label": torch.tensor([0, -1, 2]),
+            "type": torch.tensor([1, 0, -1]),
+            "angle": torch.tensor([0.25, torch.nan, -3.0], dtype=torch.float64),
+            "size": torch.tensor([2.0, 5.0, torch.nan]),
+        }
+    ),
     ConvDecoder: lambda decoder: decoder(torch.linspace(-1, 1, 12, dtype=next(decoder.parameters()).dtype).reshape(2, 3, 2)),
 }

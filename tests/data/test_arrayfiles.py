@@ -45,7 +45,9 @@ def test_npz_splits(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "one.npz", pictures=GREY)
     assert np.array_equal(open(tmp_path / "one.npz").raw(), GREY)
     np.savez(tmp_path / "xy.npz", x=GREY, y=y, extra=y)
-    assert open(tmp_path / "xy.npz").notes == ("The arrays extra of xy.npz are not used.",)
+    assert open(tmp_path / "xy.npz").notes == (
+        "The arrays extra of xy.npz are not used. Name columns beside the examples `y_NAME`, such as `y_angle`.",
+    )
     np.savez(tmp_path / "bad.npz", a=GREY, b=y)
     with pytest.raises(DataError, match="found `a`, `b`"):
         open(tmp_path / "bad.npz")

@@ -175,7 +175,6 @@ def test_labels() -> None:
     assert batch.columns["label"].tolist() == [0, 2]
     assert open(GREY, y=np.array([1.0, 2.0, np.nan, 1.0, 1.0])).columns["label"].tolist() == [0, 1, -1, 0, 0]
     assert open(GREY, y=np.array(["b", "a", "b", "b", "a"])).schema.column("label").categories == ("a", "b")
-    assert any("measurements" in note for note in open(GREY, y=np.linspace(0, 1, 5)).notes)
     with pytest.raises(DataError, match=r"`y` must have one label per example, found the shape \(4,\) for 5 examples"):
         open(GREY, y=np.zeros(4, int))
     with pytest.raises(DataError, match="argmax"):

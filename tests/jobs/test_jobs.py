@@ -100,10 +100,10 @@ def test_linear_path_is_the_line_between_the_means():
 
 
 def test_spherical_path_keeps_the_norm():
-    from vaekit.jobs.interpolate import _spherical
+    from vaekit.jobs.interpolate import spherical_way
 
     a, b = torch.tensor([2.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 2.0])
-    along = _spherical(a, b, torch.linspace(0, 1, 5)[:, None])
+    along = spherical_way(a, b, torch.linspace(0, 1, 5)[:, None])
     torch.testing.assert_close(along.norm(dim=1), torch.full((5,), 2.0))
     torch.testing.assert_close(along[2], torch.tensor([2**0.5, 0.0, 2**0.5]))
 

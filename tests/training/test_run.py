@@ -309,7 +309,10 @@ def test_objectives_by_name(name, options, spec, num_samples):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"objective": "best"}, "`objective` must be one of elbo, iwae, dreg, stl, total-correlation, neighbours; got 'best'"),
+        (
+            {"objective": "best"},
+            "`objective` must be one of elbo, iwae, dreg, stl, total-correlation, neighbours, semi-supervised; got 'best'",
+        ),
         ({"objective": "iwae", "beta": 2.0}, "`beta` must be left out with the objective `iwae`"),
         ({"objective": "total-correlation", "free_bits": 1.0}, "`free_bits` must be left out"),
     ],

@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError
 from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
 from vaekit import __version__
-from vaekit.cli import data, demo, directions, latents, reduce, refit, tables, text, training, use
+from vaekit.cli import augment, conditions, data, demo, directions, latents, reduce, refit, tables, text, training, use
 from vaekit.errors import VaekitError
 
 HELP = """Your own data into a variational autoencoder, and every job that it is for.
@@ -26,7 +26,7 @@ Start with `vaekit demo`, or with your own data: `vaekit train DATA -o MODEL`, t
 """
 
 app = App(name="vaekit", help=HELP, version=__version__, help_format="markdown", suppress_keyboard_interrupt=False)
-for module in (data, training, refit, use, latents, directions, reduce, text, tables, demo):
+for module in (data, training, refit, use, latents, conditions, directions, reduce, text, tables, augment, demo):
     module.add_commands(app)
 
 

@@ -170,4 +170,6 @@ def class_folders(columns: Mapping[str, np.ndarray]) -> list[str] | None:
     if len(columns) != 1:
         return None
     (labels,) = columns.values()
+    if labels.dtype.kind == "f":  # numbers are no classes
+        return None
     return [f"{str(label).replace('/', '_')}/{index:05d}.png" for index, label in enumerate(labels)]

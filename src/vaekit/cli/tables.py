@@ -19,7 +19,6 @@ from vaekit.cli.options import (
     Rereading,
     Screen,
     Seed,
-    above_0,
 )
 from vaekit.cli.output import Clock, check_ending, progress, remark, report, short
 from vaekit.cli.text import fill_blanks, refuse_of_text
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
 
 def add_commands(app: App) -> None:
     """Adds the commands of this file."""
-    for command in (impute, augment):
-        app.command(command, group=USE)
+    app.command(impute, group=USE)
 
 
 def impute(
@@ -111,59 +109,6 @@ def impute(
     count = int(made.missing.sum())
     record = {"out": str(out), "num_rows": len(dataset), "num_imputed": count, "seconds": clock.seconds}
     report(screen, record, f"{count:,} cells of {len(dataset):,} rows are filled in {out} ({clock.seconds:.1f} s).")
-
-
-def augment(
-    model: Path,
-    data: str,
-    /,
-    *,
-    out: Out,
-    balance: str | None = None,
-    factor: Annotated[float | None, Parameter(validator=above_0)] = None,
-    only_new: Annotated[bool, Parameter(negative=())] = False,
-    force: Force = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    reading: Rereading = READ_AS_MODEL,
-    screen: Screen = SCREEN,
-) -> None:
-    """Add new rows to a table: of its rare categories with `--balance`.
-
-    Args:
-        model: A model folder of a table.
-        data: The rows to add to.
-        out: A .csv, .tsv, .parquet, .arrow or .xlsx file: the rows of DATA and then the new ones.
-        balance: A column of categories: each gets as many rows as the most frequent one.
-        factor: So many times; without `--balance`, so many rows in all for each row of DATA (2).
-        only_new: Leave out the rows of DATA.
-    """
-    import numpy as np
-
-    from vaekit.data.tables import decode, write
-
-    check_ending(out, EXAMPLE_SUFFIXES["table"])
-    check_output(out, force)
-    from vaekit.model import load
-
-    clock, loaded = Clock(), load(model, device)
-    dataset = loaded.read(data, "all", **_options(reading))
-    for note in dataset.notes:
-        remark(screen, note)
-    with progress(screen, "Augmenting") as bar:
-        made = loaded.augment(dataset, balance=balance, factor=factor, seed=seed, progress=bar)
-    for note in made.notes:
-        remark(screen, note)
-    cells = made.cells if only_new else np.concatenate([dataset.stored(), made.cells])
-    write(decode(cells, loaded.schema.table), out, force)
-    record = {
-        "out": str(out),
-        "num_rows": len(cells),
-        "num_new": len(made.cells),
-        "counts": {name: list(pair) for name, pair in made.counts.items()},
-        "seconds": clock.seconds,
-    }
-    report(screen, record, f"{len(made.cells):,} new rows are in {out}, of {len(cells):,} ({clock.seconds:.1f} s).")
 
 
 def rows_report(

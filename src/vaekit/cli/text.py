@@ -49,7 +49,8 @@ def edit(
         model: A model folder.
         data: Data of the kind that the model was trained on.
         out: A file or folder in the form of the data: the ending chooses.
-        set: What a column is to be, as COLUMN=VALUE. Repeat it for more columns.
+        set: What a column is to be, as COLUMN=VALUE; of numbers also COLUMN=+0.5, which is added to each example's own. Repeat
+            it for more columns.
         strength: 0 reconstructs, 1 sets, more exaggerates.
         method: Decode with another condition, or move the latent by the difference of mean latents of labelled examples; auto:
             the first where the model is conditioned on the column.

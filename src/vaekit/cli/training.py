@@ -59,7 +59,7 @@ def train(
     likelihood: Likelihoods | None = None,
     condition: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)] = (),
     prior: Literal["standard", "mixture", "vamp", "flow", "autoregressive"] | None = None,
-    objective: Literal["elbo", "iwae", "dreg", "stl", "total-correlation", "neighbours"] | None = None,
+    objective: Literal["elbo", "iwae", "dreg", "stl", "total-correlation", "neighbours", "semi-supervised"] | None = None,
     epochs: Annotated[float | None, Parameter(validator=above_0)] = None,
     steps: Count | None = None,
     minutes: Annotated[float | None, Parameter(validator=above_0)] = None,
@@ -101,7 +101,8 @@ def train(
         likelihood: The family of the data given the latent; the data choose if left out.
         condition: A column to condition on, such as label. Repeat it for more.
         prior: Of the latents; all but standard, the default, are learned.
-        objective: What is minimised; elbo if left out. iwae and dreg take five samples unless told.
+        objective: What is minimised; elbo if left out. iwae and dreg take five samples unless told. semi-supervised,
+            with --condition, is for data of which few examples have a label.
         epochs: Budget in passes over the data.
         steps: Budget in optimiser steps.
         minutes: Budget in minutes.

@@ -80,8 +80,8 @@ def generate(
         model: A model folder.
         out: A folder, a .png grid, or an array file: the ending chooses.
         num: How many.
-        where: Ask for a category, as COLUMN=VALUE. Repeat it for more columns. Of a table, any column: `age>=30`, `age=30..40`,
-            `job=a|b`, `job!=a`, and `job=` for a missing cell.
+        where: Ask for a category or a number, as COLUMN=VALUE, or for a range, as angle=0.2..0.5. Repeat it for more columns.
+            Of a table, any column: `age>=30`, `age=30..40`, `job=a|b`, `job!=a`, and `job=` for a missing cell.
         temperature: Below 1: more typical and less varied.
         draw: The mean of the data given the latent, or a sample of it; auto: the mean for images, a sample for vectors.
     """
@@ -234,7 +234,7 @@ def load_model(folder: Path, device: str) -> Model:
 def read_data(model: Model, data: str, reading: Rereading, screen: Screen, default: str = "test") -> Dataset:
     """The data, with what a person should know of them on standard error."""
     dataset = model.read(data, default=default, **reading.options())
-    conditions = () if model.vae.condition is None else model.vae.condition.categories
+    conditions = () if model.vae.condition is None else model.vae.condition.names
     absent = [name for name in conditions if name not in dataset.columns]
     for note in dataset.notes:
         remark(screen, note)

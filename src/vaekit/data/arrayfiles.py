@@ -8,7 +8,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
@@ -21,6 +21,9 @@ MAP_FROM_BYTES = 2**30
 
 _READ = 2**24
 _IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+LABEL = "label"
+"""The name of the column that `y` is."""
+
 _SPLIT_KEYS = {"train": "train", "test": "test", "valid": "valid", "val": "valid"}
 
 
@@ -32,11 +35,13 @@ class Arrays:
         form: of the source.
         parts: split name -> (x, y or None); the name is empty where the source gives no split.
         notes: sentences that a person should read.
+        beside: split name -> further columns (N,) by their names.
     """
 
     form: Literal["npy", "npz", "idx", "array"]
     parts: dict[str, tuple[np.ndarray, np.ndarray | None]]
     notes: tuple[str, ...] = ()
+    beside: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
 
 def read_npy(path: Path) -> Arrays:
@@ -58,12 +63,15 @@ def read_npy(path: Path) -> Arrays:
 def read_npz(path: Path) -> Arrays:
     """An .npz file with x_train, y_train, x_test, y_test; or x and y; or one array.
 
+    Further columns are `y_NAME` beside x, or `y_NAME_train` and so on beside x_train.
+
     Raises:
         DataError: if it is damaged, or has none of these.
     """
     arrays, left_out = _read_members(path, lambda names: _keys(names, str(path)))
-    notes = (f"The arrays {', '.join(left_out)} of {path.name} are not used.",) if left_out else ()
-    return Arrays("npz", _parts(arrays), notes)
+    remedy = " Name columns beside the examples `y_NAME`, such as `y_angle`."
+    notes = (f"The arrays {', '.join(left_out)} of {path.name} are not used.{remedy}",) if left_out else ()
+    return Arrays("npz", _parts(arrays), notes, _beside(arrays))
 
 
 def read_npz_columns(path: Path) -> dict[str, np.ndarray]:
@@ -114,7 +122,8 @@ def read_idx_array(path: Path) -> np.ndarray:
 def from_mapping(arrays: Mapping[str, np.ndarray], where: str) -> Arrays:
     """A dict of arrays, with the keys of an .npz file."""
     keys = _keys(list(arrays), where)
-    return Arrays("array", _parts({key: arrays[name] for key, name in keys.items()}))
+    found = {key: arrays[name] for key, name in keys.items()}
+    return Arrays("array", _parts(found), beside=_beside(found))
 
 
 def _read_members(path: Path, choose: Callable[[list[str]], dict[str, str]]) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -136,13 +145,17 @@ def _read_members(path: Path, choose: Callable[[list[str]], dict[str, str]]) -> 
 
 
 def _keys(names: list[str], where: str) -> dict[str, str]:
-    """What each used array is (`x_train`, ..., or `x` and `y`) -> its name in the file."""
+    """What each used array is (`x_train`, ..., or `x` and `y`, and `y_NAME`) -> its name in the file."""
     lower = {name.lower(): name for name in names}
+    further = {f"y_{name[2:]}": name for name in names if name[:2].lower() == "y_" and len(name) > 2}
     if "x_train" in lower:
         known = [f"{letter}_{split}" for split in _SPLIT_KEYS for letter in "xy"]
-        return {key: lower[key] for key in known if key in lower and f"x_{key[2:]}" in lower}
+        found = {key: lower[key] for key in known if key in lower and f"x_{key[2:]}" in lower}
+        ends = tuple(f"_{split}" for split in _SPLIT_KEYS if f"x_{split}" in found)
+        taken = set(found.values())
+        return found | {key: name for key, name in further.items() if name not in taken and key[2:].endswith(ends)}
     if "x" in lower:
-        return {key: lower[key] for key in ("x", "y") if key in lower}
+        return {key: lower[key] for key in ("x", "y") if key in lower} | further
     if len(names) == 1:
         return {"x": names[0]}
     found = ", ".join(f"`{name}`" for name in sorted(names)[:20]) or "no arrays"
@@ -157,6 +170,19 @@ def _parts(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.n
         return {"": (arrays["x"], arrays.get("y"))}
     splits = {split: key for split, key in _SPLIT_KEYS.items() if f"x_{split}" in arrays}
     return {key: (arrays[f"x_{split}"], arrays.get(f"y_{split}")) for split, key in splits.items()}
+
+
+def _beside(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The columns `y_NAME` of the one part, or `y_NAME_train` of each."""
+    if "x" in arrays:
+        return {"": {key[2:]: array for key, array in arrays.items() if key.startswith("y_")}}
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for split, key in _SPLIT_KEYS.items():
+        if f"x_{split}" in arrays:
+            ending = f"_{split}"
+            own = {name: array for name, array in arrays.items() if name.startswith("y_") and name.endswith(ending)}
+            found[key] = {name[2 : -len(ending)]: array for name, array in own.items() if len(name) > len(ending) + 2}
+    return found
 
 
 def _read_small_npy(path: Path) -> np.ndarray:

@@ -10,7 +10,8 @@ import numpy as np
 from vaekit.data.arrayfiles import Arrays, from_mapping
 from vaekit.data.checks import constant_note, duplicates_note, few_levels_note
 from vaekit.data.dataset import Dataset, as_numpy, from_source, to_chw
-from vaekit.data.schema import UNKNOWN, Column, Schema, Source
+from vaekit.data.labels import columns_of, conform_columns
+from vaekit.data.schema import AnyColumn, Schema, Source
 from vaekit.data.values import Kind, Values, ValuesName, check_array, find_values, store
 from vaekit.errors import ConfigError, DataError
 
@@ -20,9 +21,16 @@ _LAYOUT_NDIM = {"HW": 3, "HWC": 4, "CHW": 4}
 
 
 def as_arrays(source: Any, y: Any = None) -> Arrays:
-    """An array, a tensor, nested lists, or a dict of them with the keys of an .npz file."""
+    """An array, a tensor, nested lists, or a dict of them with the keys of an .npz file.
+
+    Args:
+        source: the examples.
+        y: labels (N,), or a dict of columns (N,) by their names.
+    """
     if isinstance(source, Mapping):
         return from_mapping({str(key): as_numpy(value) for key, value in source.items()}, "A dict of arrays")
+    if isinstance(y, Mapping):
+        return Arrays("array", {"": (as_numpy(source), None)}, beside={"": {str(k): as_numpy(v) for k, v in y.items()}})
     return Arrays("array", {"": (as_numpy(source), None if y is None else as_numpy(y))})
 
 
@@ -61,9 +69,9 @@ def open_arrays(
     stored = [_writable_layout(x, layout) for x in xs]
     grid = find_values(stored, kind, values, levels, missing == "nan")
     x = store(stored, grid)
-    column, codes, label_notes = _labels(arrays)
+    columns, values_beside, label_notes = columns_of(arrays)
     splits = _splits(arrays)
-    schema = _schema(arrays, x, kind, layout, grid, column)
+    schema = _schema(arrays, x, kind, layout, grid, columns)
     notes = (
         *arrays.notes,
         *_value_notes(xs, grid, kind, layout),
@@ -72,8 +80,7 @@ def open_arrays(
         *constant_note(x, kind),
         *duplicates_note(x, splits),
     )
-    columns = {} if column is None else {"label": codes}
-    return Dataset(schema, x, columns, _mask(stored, grid), splits=splits, notes=notes)
+    return Dataset(schema, x, values_beside, _mask(stored, grid), splits=splits, notes=notes)
 
 
 def conform_arrays(arrays: Arrays, schema: Schema, *, missing: Literal["nan"] | None = None) -> Dataset:
@@ -84,28 +91,15 @@ def conform_arrays(arrays: Arrays, schema: Schema, *, missing: Literal["nan"] | 
     """
     xs, masks = [], []
     for name, (x, y) in arrays.parts.items():
-        if y is not None and y.shape[:1] != x.shape[:1]:
-            raise DataError(_unequal(name, x, y))
+        _check_lengths(arrays, name, x, y)
         stored, mask = from_source(x, schema, missing=True if missing == "nan" else None)
         xs.append(stored)
         masks.append(np.ones(stored.shape, bool) if mask is None else mask)
     x = xs[0] if len(xs) == 1 else np.concatenate(xs)
     mask = None if all(mask.all() for mask in masks) else np.concatenate(masks)
-    columns, notes = _conform_labels(arrays, schema)
+    columns, notes = conform_columns(arrays, schema)
     found = schema.model_copy(update={"num_examples": len(x), "missing": mask is not None})
     return Dataset(found, x, columns, mask, splits=_splits(arrays), notes=(*arrays.notes, *notes))
-
-
-def label_codes(printed: Sequence[str] | np.ndarray, column: Column) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The codes (N,) of printed categories, `UNKNOWN` for those that the column does not have, and a note about these."""
-    names, inverse = np.unique(np.asarray(printed, dtype=str), return_inverse=True)
-    known = {category: code for code, category in enumerate(column.categories)}
-    codes = np.array([known.get(str(name), UNKNOWN) for name in names], np.int64)[inverse]
-    strange = [str(name) for name in names if str(name) not in known and name != ""]
-    if not strange:
-        return codes, ()
-    listed = ", ".join(strange[:5]) + (", ..." if len(strange) > 5 else "")
-    return codes, (f"{int((codes == UNKNOWN).sum())} values of `{column.name}` are of no known category ({listed}).",)
 
 
 def _check_parts(arrays: Arrays) -> None:
@@ -113,19 +107,21 @@ def _check_parts(arrays: Arrays) -> None:
     for name, (x, y) in arrays.parts.items():
         check_array(x, f"`x_{name}`" if name else "The data")
         shapes[name] = x.shape[1:]
-        if y is not None and y.shape[:1] != x.shape[:1]:
-            raise DataError(_unequal(name, x, y))
+        _check_lengths(arrays, name, x, y)
     if len(set(shapes.values())) > 1:
         found = ", ".join(f"{shape} in `{name}`" for name, shape in shapes.items())
         raise DataError(f"All splits must have examples of one shape, found {found}. Bring them to the same shape.")
 
 
-def _unequal(name: str, x: np.ndarray, y: np.ndarray) -> str:
-    ending = f"_{name}" if name else ""
-    return (
-        f"`y{ending}` must have one label per example, found the shape {y.shape} for {len(x)} examples. "
-        "Check that they belong together."
-    )
+def _check_lengths(arrays: Arrays, part: str, x: np.ndarray, y: np.ndarray | None) -> None:
+    ending = f"_{part}" if part else ""
+    given = {} if y is None else {"y": y}
+    for name, values in {**given, **arrays.beside.get(part, {})}.items():
+        if values.shape[:1] != x.shape[:1]:
+            raise DataError(
+                f"`{name}{ending}` must have one label per example, found the shape {values.shape} for {len(x)} examples. "
+                "Check that they belong together."
+            )
 
 
 def _interpret(x: np.ndarray, kind: Kind | None, layout: Layout | None) -> tuple[Kind, Layout]:
@@ -170,13 +166,13 @@ def _mask(stored: Sequence[np.ndarray], grid: Values) -> np.ndarray | None:
     return ~np.isnan(np.concatenate(stored)) if grid.missing else None
 
 
-def _schema(arrays: Arrays, x: np.ndarray, kind: Kind, layout: Layout, grid: Values, column: Column | None) -> Schema:
+def _schema(arrays: Arrays, x: np.ndarray, kind: Kind, layout: Layout, grid: Values, columns: tuple[AnyColumn, ...]) -> Schema:
     dtype = next(iter(arrays.parts.values()))[0].dtype
     return Schema(
         kind=kind,
         shape=x.shape[1:],
         **{name: getattr(grid, name) for name in ("values", "levels", "offset", "step", "low", "high", "dtype", "missing")},
-        columns=() if column is None else (column,),
+        columns=columns,
         source=Source(form=arrays.form, layout=layout, dtype=dtype.name),
         num_examples=len(x),
     )
@@ -200,55 +196,3 @@ def _value_notes(xs: Sequence[np.ndarray], grid: Values, kind: Kind, layout: Lay
     if grid.values == "continuous" and xs[0].dtype.kind in "iu" and max(abs(grid.low), abs(grid.high)) > 2**24:
         notes.append("Integers above 16,777,216 are rounded to the nearest 32-bit float.")
     return tuple(notes)
-
-
-def _labels(arrays: Arrays) -> tuple[Column | None, np.ndarray, tuple[str, ...]]:
-    """The column `label` over all parts, its codes, and a note where `y` is no category."""
-    ys = [y for _, y in arrays.parts.values() if y is not None]
-    if not ys:
-        return None, np.empty(0, np.int64), ()
-    printed = [_printed(y) for y in ys]
-    if any(part is None for part in printed):
-        return None, np.empty(0, np.int64), ("`y` holds measurements, not categories, and is not used.",)
-    names = sorted({str(name) for part in printed if part is not None for name in np.unique(part)} - {""}, key=_category_order)
-    column = Column(name="label", categories=tuple(names))
-    codes = [
-        np.full(len(x), UNKNOWN, np.int64) if y is None else label_codes(_printed(y), column)[0]  # type: ignore[arg-type]
-        for x, y in arrays.parts.values()
-    ]
-    return column, np.concatenate(codes), ()
-
-
-def _conform_labels(arrays: Arrays, schema: Schema) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    column = next((column for column in schema.columns if column.name == "label"), None)
-    if column is None or all(y is None for _, y in arrays.parts.values()):
-        return {}, ()
-    printed = [np.full(len(x), "") if y is None else _printed(y) for x, y in arrays.parts.values()]
-    if any(part is None for part in printed):
-        return {}, ("`y` holds measurements, not categories, and is not used.",)
-    codes, notes = label_codes(np.concatenate([part for part in printed if part is not None]), column)
-    return {"label": codes}, notes
-
-
-def _printed(y: np.ndarray) -> np.ndarray | None:
-    """Labels as they print, empty where missing; None if they are measurements."""
-    y = y.reshape(len(y)) if y.ndim == 2 and y.shape[1] == 1 else y
-    if y.ndim != 1 or y.dtype.kind not in "biufUS":
-        raise DataError(
-            f"`y` must be one label per example, a 1-D array of integers or text; found {y.dtype} of the shape {y.shape}. "
-            "For one-hot labels use `y.argmax(1)`; for objects `y.astype(str)`."
-        )
-    if y.dtype.kind == "S":
-        return np.char.decode(y, "utf-8", "replace")
-    if y.dtype.kind != "f":
-        return y.astype(str)
-    known = np.isfinite(y)
-    if np.any(y[known] != np.rint(y[known])):
-        return None
-    return np.where(known, np.where(known, y, 0).astype(np.int64).astype(str), "")
-
-
-def _category_order(name: str) -> tuple[int, int, str]:
-    """Whole numbers by their size, before text in its own order."""
-    digits = name.removeprefix("-")
-    return (0, int(name), name) if digits.isascii() and digits.isdigit() else (1, 0, name)

@@ -15,11 +15,11 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from vaekit.data import cache as disk
-from vaekit.data.arrays import label_codes
 from vaekit.data.checks import duplicates_note
 from vaekit.data.dataset import Dataset, from_source
 from vaekit.data.decoding import READ_ERRORS, Fit, Frame, Header, decode, read_header
 from vaekit.data.imagefiles import Listing, Reader, list_images, natural_key, read_structure
+from vaekit.data.labels import label_codes
 from vaekit.data.schema import Column, Schema, Source
 from vaekit.data.values import ValuesName, find_values, store
 from vaekit.errors import ConfigError, DataError, require
@@ -412,7 +412,7 @@ def _conform_labels(
     names: Sequence[str], labels: Sequence[str] | None, schema: Schema
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     column = next((column for column in schema.columns if column.name == "label"), None)
-    if column is None:
+    if not isinstance(column, Column):
         return {}, ()
     if labels is None:  # a folder of one class only, or the class folder itself, still says which
         parents = [name.split("/")[-2] if "/" in name else "" for name in names]

@@ -21,7 +21,7 @@ from vaekit.data.arrayfiles import Arrays, read_idx, read_npy, read_npz
 from vaekit.data.arrays import as_arrays, conform_arrays, open_arrays
 from vaekit.data.dataset import Dataset, index_dtype
 from vaekit.data.images import conform_images, open_images
-from vaekit.data.schema import UNKNOWN, Schema
+from vaekit.data.schema import UNKNOWN, Column, Schema
 from vaekit.data.tables.columns import describe_columns
 from vaekit.data.text.describing import describe_text
 from vaekit.data.text.jsonlines import SUFFIXES as _JSON_SUFFIXES
@@ -239,8 +239,9 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
 def _describe_columns(dataset: Dataset) -> list[tuple[str, str]]:
     lines = []
     for column in dataset.schema.columns:
-        codes = dataset.columns.get(column.name, np.full(1, UNKNOWN))
-        lines.append((f"column {column.name}", _counts(column.categories, codes)))
+        codes = dataset.columns.get(column.name, column.unknown(1))
+        counted = isinstance(column, Column)
+        lines.append((f"column {column.name}", _counts(column.categories, codes) if counted else _range(codes)))
     return lines
 
 
@@ -249,6 +250,14 @@ def _describe_storage(dataset: Dataset) -> list[tuple[str, str]]:
     where = "mapped from disk" if isinstance(dataset.x, np.memmap) else "in memory"
     size = f"{len(dataset) * dataset.x[:1].nbytes / 2**20:.1f} MiB as {dataset.schema.dtype}, {where}"
     return [("size", size)] + [("note", note) for note in dataset.notes]
+
+
+def _range(numbers: np.ndarray) -> str:
+    known = numbers[~np.isnan(numbers)]
+    if not len(known):
+        return "numbers, all unknown"
+    unknown = f", unknown {len(numbers) - len(known)}" if len(known) < len(numbers) else ""
+    return f"numbers, {known.min():g} to {known.max():g}, mean {known.mean():.4g}{unknown}"
 
 
 def _counts(categories: tuple[str, ...], codes: np.ndarray) -> str:
@@ -262,8 +271,8 @@ def _counts(categories: tuple[str, ...], codes: np.ndarray) -> str:
 def _conform_dataset(dataset: Dataset, schema: Schema, options: dict[str, Any]) -> Dataset:
     _check_options({}, options, "data that are open already")
     same = ("kind", "shape", "values", "levels", "offset", "step", "dtype", "table", "text")
-    labels = {column.name: column.categories for column in schema.columns}
-    theirs = {column.name: column.categories for column in dataset.schema.columns}
+    labels = {column.name: (column.kind, column.categories) for column in schema.columns}
+    theirs = {column.name: (column.kind, column.categories) for column in dataset.schema.columns}
     if all(getattr(dataset.schema, name) == getattr(schema, name) for name in same) and labels == theirs:
         return dataset
     if dataset.schema.kind == "table":
@@ -271,13 +280,11 @@ def _conform_dataset(dataset: Dataset, schema: Schema, options: dict[str, Any]) 
         return _table_function("conform_table", required=True)(frame, schema)
     if dataset.schema.text is not None:
         return _conform_texts(dataset, schema)
-    y = None
-    if "label" in dataset.columns:
-        names = np.array([*dataset.schema.column("label").categories, ""], dtype=str)
-        y = names[dataset.columns["label"]]
+    beside = {name: dataset.schema.column(name).printed(codes) for name, codes in dataset.columns.items()}
+    beside = {name: values.astype(str) if values.dtype == object else values for name, values in beside.items()}
     form = "npy" if dataset.schema.source.form == "npy" else "array"
     missing = "nan" if dataset.mask is not None else None
-    found = conform_arrays(Arrays(form, {"": (dataset.raw(), y)}), schema, missing=missing)
+    found = conform_arrays(Arrays(form, {"": (dataset.raw(), None)}, beside={"": beside}), schema, missing=missing)
     return Dataset(
         found.schema, found.x, found.columns, found.mask, dataset.names, dataset.splits, (*dataset.notes, *found.notes)
     )
@@ -287,8 +294,8 @@ def _conform_texts(dataset: Dataset, schema: Schema) -> Dataset:
     """The texts of a data set that has other tokens, with its columns by their categories."""
     columns = {}
     for column in dataset.schema.columns:
-        names = np.array([*column.categories, None], dtype=object)
-        columns[column.name] = names[dataset.columns[column.name]].tolist()
+        printed = column.printed(dataset.columns[column.name]).tolist()
+        columns[column.name] = [None if value == "" else value for value in printed]
     found = conform_text(Texts(dataset.raw().tolist(), columns), schema)
     splits = dataset.splits if len(found) == len(dataset) else {}
     return replace(found, splits=splits, notes=(*dataset.notes, *found.notes))

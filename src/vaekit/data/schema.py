@@ -6,8 +6,9 @@ The schema chooses the parts of the model, is saved with it, and is what later d
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vaekit.data.tables.columns import TableColumn, num_channels
@@ -35,16 +36,92 @@ class Column(_Record):
     kind: Literal["categorical"] = "categorical"
     categories: tuple[str, ...]
 
-    def code(self, value: str) -> int:
+    def code(self, value: Any) -> int:
         """The code of a category, by its printed form.
 
         Raises:
             DataError: if it is not one of the categories.
         """
-        if str(value) not in self.categories:
+        text = str(value)
+        if text not in self.categories:
             known = ", ".join(self.categories[:20]) + (", ..." if len(self.categories) > 20 else "")
-            raise DataError(f"`{self.name}` must be one of {known}; got {value!r}. Choose one of them.")
-        return self.categories.index(str(value))
+            raise DataError(f"`{self.name}` must be one of {known}; got {text!r}. Choose one of them.")
+        return self.categories.index(text)
+
+    def unknown(self, num: int) -> np.ndarray:
+        """(N,) codes of what is not known."""
+        return np.full(num, UNKNOWN, np.int64)
+
+    def printed(self, codes: Any) -> np.ndarray:
+        """(N,) objects: the texts of codes, empty where unknown."""
+        names = np.array([*self.categories, ""], dtype=object)
+        return names[np.asarray(codes, dtype=np.int64)]  # -1 is the last, the empty text
+
+
+class NumberColumn(_Record):
+    """A column of numbers beside the data, such as an angle.
+
+    Attributes:
+        name: as in the file; a `y` array of measurements becomes `label`.
+        kind: `number`: float64, NaN where unknown.
+        mean, scale: of the known values: their mean, and their standard deviation, or 1 where they are all the same.
+        low, high: the least and the greatest known value.
+    """
+
+    name: str
+    kind: Literal["number"] = "number"
+    mean: float
+    scale: float = Field(gt=0)
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, name: str, values: np.ndarray) -> Self:
+        """The column of that name with these values (N,), of which at least one is known.
+
+        Raises:
+            DataError: if a value is not finite.
+        """
+        if np.isinf(values).any():
+            raise DataError(f"`{name}` must be finite numbers, found infinities. Write NaN where a number is not known.")
+        known = values[~np.isnan(values)]
+        low, high = float(known.min()), float(known.max())
+        spread = float(known.std()) if high > low else 0.0  # of equal numbers rounding may leave something
+        return cls(name=name, mean=float(known.mean()), scale=spread or 1.0, low=low, high=high)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """None: numbers are no categories."""
+        return ()
+
+    def code(self, value: Any) -> float:
+        """A number, by its printed form.
+
+        Raises:
+            DataError: if it is no finite number.
+        """
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise DataError(
+                f"`{self.name}` must be a finite number, such as {self.mean:.4g} (in training {self.low:g} to {self.high:g}); "
+                f"got {value!r}. Give one number."
+            )
+        return number
+
+    def unknown(self, num: int) -> np.ndarray:
+        """(N,) NaN."""
+        return np.full(num, np.nan)
+
+    def printed(self, codes: Any) -> np.ndarray:
+        """(N,) the numbers themselves, NaN where unknown."""
+        return np.asarray(codes, dtype=np.float64)
+
+
+AnyColumn = Annotated[Column | NumberColumn, Field(discriminator="kind")]
+"""A column beside the data, of categories or of numbers."""
 
 
 class Source(_Record):
@@ -105,7 +182,7 @@ class Schema(_Record):
     low: float
     high: float
     dtype: Literal["uint8", "uint16", "int32", "float32", "float64"]
-    columns: tuple[Column, ...] = ()
+    columns: tuple[AnyColumn, ...] = ()
     table: tuple[TableColumn, ...] = ()
     text: TextFormat | None = None
     source: Source
@@ -133,7 +210,7 @@ class Schema(_Record):
         """How many values an example has: C*H*W, or D."""
         return math.prod(self.shape)
 
-    def column(self, name: str) -> Column:
+    def column(self, name: str) -> Column | NumberColumn:
         """The column of that name.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -32,7 +32,12 @@ _MAX_GRID_PIXELS = 100_000_000
 
 
 def write_examples(
-    values: np.ndarray, schema: Schema, out: str | os.PathLike[str], force: bool = False, names: Sequence[str] | None = None
+    values: np.ndarray,
+    schema: Schema,
+    out: str | os.PathLike[str],
+    force: bool = False,
+    names: Sequence[str] | None = None,
+    tables: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> None:
     """Examples in the source's layout as files; the ending of `out` chooses the form.
 
@@ -44,8 +49,9 @@ def write_examples(
         values: (N, ...) as `to_source` gives them.
         schema: of the values.
         out: where to.
-        force: replace what is there; of folders, only such as hold nothing but PNG files.
+        force: replace what is there; of folders, only such as hold nothing but PNG files, and tables of the names of `tables`.
         names: relative names of the files in a folder; their endings become .png.
+        tables: files beside the images of a folder, such as `notes.csv`: name -> columns, as `write_table` takes them.
 
     Raises:
         ConfigError: on another ending, or one that does not fit the kind of data; if `out` cannot be written.
@@ -56,7 +62,7 @@ def write_examples(
         endings = listed(EXAMPLE_SUFFIXES[schema.kind])
         raise ConfigError(f"The output of {schema.kind} must be {endings}, got `{out}`. Choose another ending.")
     if suffix == "":
-        _write_folder(values, schema, out, force, names)
+        _write_folder(values, schema, out, force, names, tables or {})
     elif suffix == ".png":
         write_grid(values, schema, out, force=force)
     elif schema.kind == "text":
@@ -176,10 +182,16 @@ def _labelled(picture: np.ndarray, labels: Sequence[str]) -> np.ndarray:
 
 
 def _write_folder(
-    values: np.ndarray, schema: Schema, out: str | os.PathLike[str], force: bool, names: Sequence[str] | None
+    values: np.ndarray,
+    schema: Schema,
+    out: str | os.PathLike[str],
+    force: bool,
+    names: Sequence[str] | None,
+    tables: Mapping[str, Mapping[str, np.ndarray]],
 ) -> None:
     folder = check_output(out, force)
-    if folder.is_dir() and any(not name.lower().endswith(".png") for _, _, files in os.walk(folder) for name in files):
+    there = (name for _, _, files in os.walk(folder) for name in files) if folder.is_dir() else ()
+    if any(not name.lower().endswith(".png") and name not in tables for name in there):
         raise ConfigError(f"`{out}` must hold nothing but PNG files to be replaced, found others. Choose another folder.")
     files = _file_names(len(values), names)
     with atomic_folder(out, force, sync=len(files) <= 1000) as path:
@@ -189,6 +201,8 @@ def _write_folder(
             pixels = to_pixels(values[start : start + 256], schema)
             for name, image in zip(files[start : start + 256], pixels, strict=True):
                 _write_png(image, path / name)
+        for name, columns in tables.items():
+            write_table(columns, path / name)
 
 
 def _file_names(num: int, names: Sequence[str] | None) -> list[str]:

@@ -253,7 +253,7 @@ def reference_of(
     measured = measures(bundle, dataset, rate, distortion, density)
     tails = {name: Tail.of(values) for name, values in measured.items()}
     tails["anomaly"] = Tail.of(_combined(_parts(tails, measured)))
-    conditions = () if bundle.vae.condition is None else tuple(bundle.vae.condition.categories)
+    conditions = () if bundle.vae.condition is None else bundle.vae.condition.names
     return Reference(tails, density, len(dataset), tuple(name for name in conditions if name in dataset.columns), source)
 
 

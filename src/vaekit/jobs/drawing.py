@@ -100,7 +100,8 @@ def labels_of(reduction: Reduction, column: str | None = None) -> np.ndarray | N
         ConfigError: if the column is not there, or has more categories than there are signs for.
     """
     if column is None:
-        counts = {name: len(set(values.tolist())) for name, values in reduction.columns.items()}
+        few = {name: values for name, values in reduction.columns.items() if values.dtype.kind != "f"}
+        counts = {name: len(set(values.tolist())) for name, values in few.items()}
         column = next((name for name, count in counts.items() if 1 < count <= MOST_LABELS), None)
         if column is None:
             return None
@@ -108,6 +109,8 @@ def labels_of(reduction: Reduction, column: str | None = None) -> np.ndarray | N
         known = ", ".join(reduction.columns) or "none"
         raise ConfigError(f"The column must be one of those beside the data ({known}), got {column!r}. Choose one of them.")
     values = reduction.columns[column]
+    if values.dtype.kind == "f":
+        raise ConfigError(f"A map must be coloured by categories, `{column}` is of numbers. Choose another.")
     if (count := len(set(values.tolist()))) > MOST_LABELS:
         raise ConfigError(
             f"A map must be coloured by at most {MOST_LABELS} categories, `{column}` has {count}. Choose another."

@@ -20,7 +20,7 @@ from vaekit.distributions import TokenSequence, guided
 from vaekit.errors import ConfigError, DataError
 from vaekit.inference import Progress, check_examples, seeded
 from vaekit.jobs.blocks import PLAINLY, Spelling, decoded, posterior_of
-from vaekit.jobs.conditions import features_of, printed
+from vaekit.jobs.conditions import beyond, columns_of, conditioned, features_of, filled, printed
 from vaekit.jobs.directions import is_column, moved, named, parse_move
 from vaekit.jobs.spaces import factors_of
 from vaekit.storage import Bundle
@@ -63,7 +63,8 @@ def edit(
     """Each example decoded from its own latent, with columns set to other values, or moved along named directions.
 
         condition:  x' ~ p(x | z, f + s (f* - f)),     z = E q(z|x, c), f the features of c, f* those with the values set
-                    and of text  p_s(x_t | x_<t, z)  with  log p_s = (1 - s) log p(. | f) + s log p(. | f*) - log of its sum
+                    (a number c is set to c + s (c* - c) in both);
+                    of text  p_s(x_t | x_<t, z)  with  log p_s = (1 - s) log p(. | f) + s log p(. | f*) - log of its sum
         vector:     x' ~ p(x | z + s (m* - m), c),     m* the mean latent of examples with the value, m of those with x's own
         direction:  x' ~ p(x | z + s a v, c),          v one step of the direction, a how many; see `jobs.directions.moved`
 
@@ -77,9 +78,10 @@ def edit(
     Args:
         bundle: the model.
         dataset: N examples that fit the model's schema.
-        values: column -> the category that it is to have. A condition's column need not be in the data: it is unknown there.
-            Or a name that a direction of the model has -> steps, as a number or as `+2`; `=2` puts examples at that position
-            after all steps. Any number of them; columns and directions may stand together.
+        values: column -> the category that it is to have, or of numbers the number, or text such as `+0.5` to
+            be added to each example's own (see `parse_number`). A condition's column need not be in the data: it is unknown
+            there. Or a name that a direction of the model has -> steps, as a number or as `+2`; `=2` puts examples at that
+            position after all steps. Any number of them; columns and directions may stand together.
         strength: s; 0 reconstructs, and more than 1 exaggerates (of text under a condition, see `distributions.guided`).
         method: of all columns; `auto`: by the condition where there is one, else by a vector.
         training: examples with the columns, of which the means are; `dataset` itself if None.
@@ -108,8 +110,9 @@ def edit(
     encoding = None if progress is None else lambda done, num: progress(done, total)
     decoding = None if progress is None else lambda done, num: progress(num + done, total)
     z, _ = posterior_of(bundle, dataset, encoding)
-    codes = {name: _Labels.of(dataset, name).code(str(value)) for name, value in values.items()}
-    notes = []
+    numbers = {name: parse_number(bundle, name, value) for name, value in values.items() if _is_number(bundle, name)}
+    codes = {name: _Labels.of(dataset, name).code(str(value)) for name, value in values.items() if name not in numbers}
+    told, notes = _told(bundle, dataset, numbers, strength)
     for name in (name for name, how in methods.items() if how == "vector"):
         assert means is not None
         shift, counts = means.shift(name, codes[name], _Labels.of(dataset, name).codes)
@@ -117,15 +120,16 @@ def edit(
         notes += [] if min(counts) >= _FEW else [_few(name, min(counts))]
     z = moved(bundle, z, along, strength)
     with torch.inference_mode(), seeded(seed, device_of(bundle.vae)):
-        given = {name: codes[name] for name, how in methods.items() if how == "condition"}
-        features, decode = _conditions(bundle, dataset, given, strength)
+        given = {name: codes[name] for name, how in methods.items() if how == "condition" and name in codes}
+        features, decode = _conditions(bundle, {**columns_of(dataset), **told}, len(dataset), given, strength)
         x = decoded(bundle, z, features, draw, decoding, spelling, decode)
     methods |= dict.fromkeys(along, "direction")
     if bundle.schema.kind == "table":
         _write_cells(dataset, x, codes)
         return Edited(x, {}, methods, tuple(notes))
     columns = printed(dataset.schema, dataset.columns)
-    columns |= {name: np.full(len(dataset), str(value), dtype=object) for name, value in values.items()}
+    columns |= {name: np.full(len(dataset), str(values[name]), dtype=object) for name in codes}
+    columns |= {name: set_to.numpy() for name, set_to in told.items()}
     return Edited(x, columns, methods, tuple(notes))
 
 
@@ -156,9 +160,14 @@ def _methods(bundle: Bundle, values: Mapping[str, str | float], method: str) -> 
     """How each column is set."""
     if method not in METHODS:
         raise ConfigError(f"`method` must be auto, vector or condition, got {method!r}. Use auto when in doubt.")
-    conditions = () if bundle.vae.condition is None else tuple(bundle.vae.condition.categories)
+    conditions = conditioned(bundle)
     found = {name: ("condition" if name in conditions else "vector") if method == "auto" else method for name in values}
     for name, how in found.items():
+        if how == "vector" and _is_number(bundle, name):
+            raise ConfigError(
+                f"`{name}` is of numbers, which are set by a condition alone. Train with `condition` on it, or learn a "
+                "direction from examples: `vaekit name`."
+            )
         if how == "condition" and name not in conditions:
             known = f"it is conditioned on {', '.join(conditions)}" if conditions else "it has no conditions"
             raise ConfigError(
@@ -172,17 +181,16 @@ def _methods(bundle: Bundle, values: Mapping[str, str | float], method: str) -> 
 
 
 def _conditions(
-    bundle: Bundle, dataset: Dataset, given: Mapping[str, int], strength: float
+    bundle: Bundle, own: Mapping[str, Tensor], num: int, given: Mapping[str, int], strength: float
 ) -> tuple[Tensor | None, Callable[[Tensor, Tensor | None], Distribution]]:
-    """(N, F): the features of the examples' own columns moved towards those with some set, and p(x|z, them).
+    """(N, F): the features of the examples' own columns moved towards those with some categories set, and p(x|z, them).
 
     Of text, the features of both stand side by side, (N, 2 F), and the distributions are what is moved.
     """
-    own = {name: torch.from_numpy(np.ascontiguousarray(codes)) for name, codes in dataset.columns.items()}
-    features = features_of(bundle, own, len(dataset))
+    features = features_of(bundle, own, num)
     if features is None or not given:
         return features, bundle.vae.decode_flat
-    told = features_of(bundle, {**own, **{n: torch.full((len(dataset),), code) for n, code in given.items()}}, len(dataset))
+    told = features_of(bundle, {**own, **{name: filled(code, num) for name, code in given.items()}}, num)
     assert told is not None
     if strength == 1:
         return told, bundle.vae.decode_flat
@@ -197,6 +205,46 @@ def _conditions(
         return guided(start, end, strength)
 
     return torch.cat([features, told], dim=-1), decode
+
+
+def parse_number(bundle: Bundle, name: str, value: str | float) -> tuple[float, bool]:
+    """What a column of numbers is to be: the number, and whether it is added to each example's own.
+
+    A number, and text such as `1.2` or `=-1.2`, is what the column is set to; text that begins with a sign is added.
+
+    Raises:
+        DataError: if it is no finite number.
+    """
+    column, text = bundle.schema.column(name), str(value)
+    adds = isinstance(value, str) and text[:1] in ("+", "-")
+    return float(column.code(text.removeprefix("="))), adds
+
+
+def _is_number(bundle: Bundle, name: str) -> bool:
+    return any(column.name == name and column.kind == "number" for column in bundle.schema.columns)
+
+
+def _told(
+    bundle: Bundle, dataset: Dataset, numbers: Mapping[str, tuple[float, bool]], strength: float
+) -> tuple[dict[str, Tensor], list[str]]:
+    """(N,) what each column of numbers becomes, and sentences on it.
+
+    An example whose own number is known goes `strength` of the way; one whose own is not stands at what it is set to.
+    """
+    told, notes = {}, []
+    for name, (number, adds) in numbers.items():
+        own = np.asarray(dataset.columns.get(name, np.full(len(dataset), np.nan)), dtype=np.float64)
+        known = ~np.isnan(own)
+        goal = own + number if adds else np.full(len(own), number)
+        told[name] = torch.from_numpy(np.where(known, own + strength * (goal - own), goal))
+        if adds and not known.all():
+            notes.append(f"{int((~known).sum())} examples have no `{name}` to be added to, and keep it unknown.")
+        if adds and number < 0:
+            notes.append(f"{-number:g} is taken from each `{name}`; write `{name}=={number:g}` to set it to {number:g}.")
+        reached = told[name][~told[name].isnan()]
+        if len(reached):
+            notes += beyond(bundle, {name: (float(reached.min()), float(reached.max()))})
+    return told, notes
 
 
 @dataclass(frozen=True)
@@ -223,7 +271,7 @@ class _Labels:
         schema = dataset.schema
         if schema.kind != "table":
             column = schema.column(name)
-            codes = dataset.columns.get(name, np.full(len(dataset), UNKNOWN))
+            codes = dataset.columns.get(name, column.unknown(len(dataset)))
             return cls(name, codes, column.categories)
         names = [column.name for column in schema.table]
         if name not in names:

@@ -16,7 +16,7 @@ from vaekit.data.writing import read_table
 from vaekit.errors import DataError
 from vaekit.inference import Progress, check_examples, seeded
 from vaekit.jobs.blocks import PLAINLY, Spelling, decoded, posterior_of
-from vaekit.jobs.conditions import codes_of_text, codes_where, features_of, printed
+from vaekit.jobs.conditions import codes_of_text, codes_where, conditioned, features_of, filled, printed
 from vaekit.jobs.spaces import check_inside
 from vaekit.storage import Bundle
 
@@ -75,7 +75,7 @@ def decode(
     z: np.ndarray,
     *,
     draw: str = "auto",
-    where: Mapping[str, str | int] | None = None,
+    where: Mapping[str, str | float] | None = None,
     columns: Mapping[str, torch.Tensor] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -87,8 +87,8 @@ def decode(
         bundle: the model.
         z: (N, D) numbers.
         draw: `mean` of p(x|z, c), a `sample` of it, or `auto`: the mean for images, a sample for vectors.
-        where: the category of each condition for all rows, by column; unknown where not given.
-        columns: (N,) codes of conditions, a row each; `where` goes first.
+        where: the category or the number of each condition for all rows, by column; unknown where not given.
+        columns: (N,) codes or numbers of conditions, a row each; `where` goes first.
         seed: of the samples.
         progress: called with (done, total) as examples are done.
         spelling: of text, how it is made.
@@ -102,7 +102,7 @@ def decode(
         ConfigError: if the model is not conditioned on a column of `where`, or `draw` is unknown.
     """
     latents = check_latents(bundle, z)
-    fixed = {name: torch.full((len(latents),), code) for name, code in codes_where(bundle, where).items()}
+    fixed = {name: filled(code, len(latents)) for name, code in codes_where(bundle, where).items()}
     with torch.inference_mode(), seeded(seed, device_of(bundle.vae)):
         features = features_of(bundle, {**(columns or {}), **fixed}, len(latents))
         return decoded(bundle, latents, features, draw, progress, spelling)
@@ -123,7 +123,7 @@ def read_latents(bundle: Bundle, source: Any) -> tuple[np.ndarray, dict[str, tor
     path = Path(source)
     if path.suffix == ".npy":
         return _read_npy(path), {}
-    table = read_table(path, text=_conditions(bundle))
+    table = read_table(path, text=conditioned(bundle))
     names = [f"z{d}" for d in range(bundle.vae.num_latents)]
     missing = [name for name in names if name not in table]
     if missing:
@@ -144,12 +144,8 @@ def read_latents(bundle: Bundle, source: Any) -> tuple[np.ndarray, dict[str, tor
 
 
 def _condition_codes(bundle: Bundle, columns: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    names = [name for name in _conditions(bundle) if name in columns]
+    names = [name for name in conditioned(bundle) if name in columns]
     return codes_of_text(bundle.schema, {name: columns[name] for name in names})
-
-
-def _conditions(bundle: Bundle) -> tuple[str, ...]:
-    return () if bundle.vae.condition is None else tuple(bundle.vae.condition.categories)
 
 
 def _read_npy(path: Path) -> np.ndarray:

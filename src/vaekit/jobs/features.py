@@ -160,7 +160,7 @@ def features(
         )
     condition = bundle.vae.condition
     if condition is not None and getattr(condition, "dropout", 1.0) == 0:
-        notes = (*notes, _UNSEEN.format(names=" and ".join(f"`{name}`" for name in condition.categories)))
+        notes = (*notes, _UNSEEN.format(names=" and ".join(f"`{name}`" for name in condition.names)))
     x, names = _made(found, mean, scale, shapes)
     columns = printed(bundle.schema, dataset.columns)
     return Features(x.astype(np.float32), names, dataset.names, columns, found, notes)

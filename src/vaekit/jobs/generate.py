@@ -13,7 +13,7 @@ from vaekit.component import device_of
 from vaekit.errors import ConfigError
 from vaekit.inference import Progress, seeded
 from vaekit.jobs.blocks import PLAINLY, Spelling, block_size, decoded, draws_mean
-from vaekit.jobs.conditions import codes_where, draw_codes, features_of, printed
+from vaekit.jobs.conditions import asked_where, beyond, draw_codes, features_of, printed
 from vaekit.jobs.rows import RowsWhere, Table
 from vaekit.storage import Bundle
 
@@ -24,7 +24,7 @@ class Generated:
 
     Attributes:
         x: (N, ...) in the source's layout and dtype; of a table its cells (N, C), float64.
-        columns: what each was generated for, (N,) texts a condition.
+        columns: what each was generated for, (N,) texts a condition, or numbers.
         notes: what a person should know.
     """
 
@@ -52,7 +52,8 @@ def generate(
     Args:
         bundle: the model.
         num: how many, at least 1.
-        where: the category of each condition, by column; those not given are drawn by their frequencies in training. Of a
+        where: the category or the number of each condition, by column, or a range of numbers (see
+            `conditions.asked_where`); those not given are drawn by their frequencies in training. Of a
             table, any columns: expressions such as `["age>=30", "income=>50K"]`, or a dict (see
             `data.tables.where.parse_where`).
         temperature: factor on the prior's scales, > 0; below 1, more typical and less varied.
@@ -76,7 +77,7 @@ def generate(
             drawn = RowsWhere(table, where, temperature).draw(num)
         note = drawn.note()
         return Generated(table.grid.inverse(drawn.x.cpu()).numpy(), {}, () if note is None else (note,))
-    fixed = codes_where(bundle, where)
+    fixed = asked_where(bundle, where)
     block = block_size(bundle.schema)
     parts, codes = [], []
     with torch.inference_mode(), seeded(seed, device_of(bundle.vae)):
@@ -90,4 +91,4 @@ def generate(
             if progress is not None:
                 progress(start + count, num)
     columns = {name: torch.cat([part[name] for part in codes]) for name in codes[0]}
-    return Generated(np.concatenate(parts), printed(bundle.schema, columns))
+    return Generated(np.concatenate(parts), printed(bundle.schema, columns), beyond(bundle, fixed))

@@ -67,24 +67,35 @@ def interpolate(
     t = torch.linspace(0, 1, num_steps)[:, None]
     with torch.inference_mode():
         features = features_of_data(bundle, ends)
-        along = None if features is None else _linear(features[0], features[1], t.to(features))
-        z = way_between(factors, mean[0], mean[1], t, _spherical if path == "spherical" else _linear)
+        along = None if features is None else linear_way(features[0], features[1], t.to(features))
+        z = way_between(factors, mean[0], mean[1], t, spherical_way if path == "spherical" else linear_way)
         return decoded(bundle, _with_ends(z, mean[0], mean[1]), along, "mean", spelling=spelling)
 
 
-def _linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """(S, D) from a (D,) to b (D,), with a and b themselves at the ends."""
-    return _with_ends((1 - t) * a + t * b, a, b)
+def linear_way(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """(1 - t) a + t b, with a and b themselves where t is 0 and 1.
+
+    Args:
+        a: (..., D).
+        b: (..., D).
+        t: (..., 1), from 0 to 1.
+    """
+    return _with_own_ends((1 - t) * a + t * b, a, b, t)
 
 
-def _spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """(S, D) along the great circle; linear where a and b point the same way, or opposite ways, or one is 0."""
-    cosine = torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=0)
+def spherical_way(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """As `linear_way`, along the great circle; linear where a and b point the same way, or opposite ways, or one is 0."""
+    cosine = torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=-1)[..., None]
     angle = torch.arccos(cosine.clamp(-1, 1))
-    if bool(angle.sin() < 1e-4) or bool(a.norm() == 0) or bool(b.norm() == 0):
-        return _linear(a, b, t)
-    weights = torch.sin((1 - t.double()) * angle) / angle.sin(), torch.sin(t.double() * angle) / angle.sin()
-    return _with_ends((weights[0] * a + weights[1] * b).to(a.dtype), a, b)
+    straight = (angle.sin() < 1e-4) | (a.norm(dim=-1, keepdim=True) == 0) | (b.norm(dim=-1, keepdim=True) == 0)
+    weights = (torch.sin(share * angle) / angle.sin() for share in (1 - t.double(), t.double()))
+    first, second = (torch.where(straight, 0.0, weight) for weight in weights)
+    curved = (first * a + second * b).to(a.dtype)
+    return torch.where(straight, linear_way(a, b, t), _with_own_ends(curved, a, b, t))
+
+
+def _with_own_ends(along: Tensor, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    return torch.where(t == 0, a, torch.where(t == 1, b, along))
 
 
 def _with_ends(along: Tensor, a: Tensor, b: Tensor) -> Tensor:

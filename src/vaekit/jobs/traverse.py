@@ -18,7 +18,7 @@ from vaekit.distributions.sequence import TokenSequence
 from vaekit.errors import ConfigError
 from vaekit.inference import prepare, seeded
 from vaekit.jobs.blocks import block_size, decoded, in_blocks, middle, posterior_of
-from vaekit.jobs.conditions import codes_where, features_of, features_of_data
+from vaekit.jobs.conditions import codes_where, features_of, features_of_data, filled
 from vaekit.jobs.directions import named
 from vaekit.jobs.spaces import Moves
 from vaekit.storage import Bundle
@@ -82,7 +82,7 @@ def traverse(
     *,
     units: Sequence[int | str] | None = None,
     example: int | None = None,
-    where: Mapping[str, str | int] | None = None,
+    where: Mapping[str, str | float] | None = None,
     num_units: int = 10,
     num_steps: int = 11,
     reach: float = 3.0,
@@ -106,7 +106,7 @@ def traverse(
         dataset: examples that rank the units; None to rank them by what they change.
         units: rows, by the index of a unit or by a name; None for the most active.
         example: index of the example whose latents and condition the others are held at; it needs the data.
-        where: the category of each condition, by column; unknown where not given.
+        where: the category or the number of each condition, by column; unknown where not given.
         num_units: rows, at most all units; where `units` does not say which.
         num_steps: columns, at least 2.
         reach: the greatest value, > 0; in standard deviations of the prior. On a sphere it is an angle of at most pi.
@@ -117,7 +117,7 @@ def traverse(
     """
     _check(dataset, example, num_units, num_steps, reach)
     with torch.inference_mode():
-        features = features_of(bundle, {name: torch.tensor([code]) for name, code in codes_where(bundle, where).items()}, 1)
+        features = features_of(bundle, {name: filled(code, 1) for name, code in codes_where(bundle, where).items()}, 1)
         one = None if dataset is None or example is None else dataset.select([example])
         if one is not None and not where:
             features = features_of_data(bundle, one)

@@ -13,6 +13,7 @@ from vaekit.objectives.divergences import WAE, InfoVAE, maximum_mean_discrepancy
 from vaekit.objectives.elbo import ELBO
 from vaekit.objectives.features import MSSSIM, FeatureMatching
 from vaekit.objectives.importance import CIWAE, IWAE, MIWAE, PIWAE, DReG, StickingTheLanding
+from vaekit.objectives.labels import SemiSupervised
 from vaekit.objectives.moments import DIP
 from vaekit.objectives.neighbours import Neighbours
 from vaekit.objectives.prior import PriorFit
@@ -42,6 +43,7 @@ __all__ = [
     "Objective",
     "PriorFit",
     "Quantization",
+    "SemiSupervised",
     "SlicedWAE",
     "StickingTheLanding",
     "TotalCorrelation",

@@ -6,6 +6,7 @@ A posterior is a network and a family. Called with data (B, *S) it returns a dis
 
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.chain import Chain
+from vaekit.posteriors.classifier import Classifier
 from vaekit.posteriors.codes import FiniteScalar, GumbelSoftmax, ResidualQuantized, VectorQuantized
 from vaekit.posteriors.committed import BatchNormNormal, DeltaNormal
 from vaekit.posteriors.deterministic import Deterministic
@@ -21,6 +22,7 @@ from vaekit.posteriors.sphere import VonMisesFisher
 __all__ = [
     "BatchNormNormal",
     "Chain",
+    "Classifier",
     "DeltaNormal",
     "Deterministic",
     "DiagonalNormal",

@@ -63,7 +63,10 @@ def condition_of(schema: Schema, names: Sequence[str]) -> tuple[ConditionEncoder
     """The encoder of the columns of these names, and how many features it has."""
     if not names:
         return None, 0
-    encoder = ConditionEncoder({name: len(schema.column(name).categories) for name in names}, dropout=0.1)
+    columns = [schema.column(name) for name in dict.fromkeys(names)]
+    categories = {column.name: len(column.categories) for column in columns if column.kind == "categorical"}
+    numbers = {column.name: [column.mean, column.scale] for column in columns if column.kind == "number"}
+    encoder = ConditionEncoder(categories, dropout=0.1, numbers=numbers or None)
     return encoder, encoder.out_features
 
 

@@ -249,6 +249,8 @@ def preview(bundle: Bundle, folder: Path, num: int = 64) -> None:
         condition = None
         if vae.condition is not None:
             condition = {name: torch.arange(num) % count for name, count in vae.condition.categories.items()}
+            spread = torch.linspace(-2, 2, num)
+            condition |= {name: mean + scale * spread for name, (mean, scale) in vae.condition.numbers.items()}
         z = vae.sample_prior(num, condition=condition)
         mean = bundle.transform.inverse(vae.decode_flat(z, condition).mean[0])
     try:

@@ -115,12 +115,10 @@ class LatentsOnly(LatentModel):
 
     def __init__(self, prior: Prior) -> None:
         Component.__init__(self)
-        self.prior, self.condition = prior, None
+        self.prior, self.condition, self.classifier = prior, None, None
 
-    def forward(
-        self, x: Tensor, *, condition: Condition | None = None, mask: Tensor | None = None, num_samples: int = 1
-    ) -> Trace:
-        """See `LatentModel.forward`."""
+    def infer(self, x: Tensor, features: Tensor | None, mask: Tensor | None, num_samples: int) -> Trace:
+        """See `LatentModel.infer`."""
         point = Point(x.unflatten(-1, tuple(self.prior.shape)), len(self.prior.shape))
         z = point.rsample((num_samples,))
         return Trace(x, Point(z.flatten(2)), z.new_zeros(z.shape[:2]), (Latent(z, point, self.prior()),))

@@ -16,7 +16,7 @@ from vaekit.data.transforms import Transform
 from vaekit.errors import ConfigError, DataError, VaekitError
 from vaekit.objectives import ELBO, IWAE, DReG, Neighbours, Objective, StickingTheLanding, TotalCorrelation
 from vaekit.recipes import Recipe
-from vaekit.training import pairs, private, stages
+from vaekit.training import labels, pairs, private, stages
 from vaekit.training.config import BUDGETS, TrainConfig
 from vaekit.training.precision import choose_precision
 from vaekit.types import Json
@@ -67,13 +67,14 @@ def make_plan(
         DataError: for data that do not fit the parts.
     """
     settings = dict(asked["settings"])
-    seed = TrainConfig.make(**settings).seed
+    seed, private_run = TrainConfig.make(**settings).seed, settings.get("dp_epsilon") is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if vae is None:
             names = ("recipe", "latent", "likelihood", "condition", "prior")
             accelerated = torch.device(device).type == "cuda"
-            chosen = recipes.make(data, **{name: asked[name] for name in names}, accelerated=accelerated)
+            about = {name: asked[name] for name in names}
+            chosen = recipes.make(data, **about, accelerated=accelerated, private=private_run)
         elif transform is None:
             raise ConfigError(
                 "A `vae` of one's own must come with its `transform`, got none. Use `data.transforms.Levels()` for "
@@ -81,12 +82,8 @@ def make_plan(
             )
         else:
             chosen = Recipe(vae, transform, {"batch_size": min(128, len(data))}, ())
-    same = asked.get("objective") == "neighbours" and isinstance(chosen.objective, Neighbours)
-    if objective is None and chosen.objective is not None and (same or not asked.get("objective")):
-        objective = _overridden(chosen.objective, asked)
-    if objective is None:
-        objective, its_settings = named_objective(asked)
-        settings = {**its_settings, **settings}
+    chosen, objective, its_settings = _with_objective(chosen, objective, asked, data)
+    settings = {**its_settings, **settings}
     budgeted = any(settings.get(name) is not None for name in BUDGETS)
     defaults = {name: value for name, value in chosen.settings.items() if not (budgeted and name in BUDGETS)}
     config = TrainConfig.make(**{**defaults, **settings})
@@ -115,7 +112,21 @@ def make_plan(
     return Plan(chosen.vae, chosen.transform, objective, config, asked, (*reasons, *why), chosen.second_stage)
 
 
-OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "total-correlation", "neighbours")
+def _with_objective(chosen: Recipe, objective: Objective | None, asked: Json, data: Dataset) -> tuple[Recipe, Objective, Json]:
+    """The recipe, the objective, and the settings that go with it: the one that is given, the recipe's own, or one by name."""
+    if objective is not None:
+        return chosen, objective, {}
+    if asked.get("objective") == "semi-supervised":
+        objective, reasons = labels.prepared(chosen.vae, data, asked)
+        return replace(chosen, reasons=(*chosen.reasons, *reasons)), objective, {}
+    same = asked.get("objective") == "neighbours" and isinstance(chosen.objective, Neighbours)
+    if chosen.objective is not None and (same or not asked.get("objective")):
+        objective = _overridden(chosen.objective, asked)
+    found, settings = named_objective(asked) if objective is None else (objective, {})
+    return chosen, found, settings
+
+
+OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "total-correlation", "neighbours", "semi-supervised")
 _OF_ELBO: Json = {"beta": 1.0, "warm_up": 0, "cycles": 1, "free_bits": 0.0, "free_bits_per": "unit", "capacity": None}
 _FEW_EXAMPLES = 50
 _TRIED_EXAMPLES = 8

@@ -21,15 +21,27 @@ from torch.overrides import TorchFunctionMode
 from vaekit.data.dataset import Dataset
 from vaekit.data.transforms import Transform
 from vaekit.errors import ConfigError, TrainingError, require
-from vaekit.objectives import DIP, ELBO, WAE, InfoVAE, Neighbours, Objective, Quantization, SlicedWAE, TotalCorrelation
+from vaekit.objectives import (
+    DIP,
+    ELBO,
+    WAE,
+    InfoVAE,
+    Neighbours,
+    Objective,
+    Quantization,
+    SemiSupervised,
+    SlicedWAE,
+    TotalCorrelation,
+)
 from vaekit.priors import Exemplar
 from vaekit.training.config import TrainConfig
 from vaekit.types import Batch, Condition, Json
 from vaekit.vae import LatentModel
 
 NOT_COVERED = (
-    "the schema of the data (shape, columns, categories, ranges, number of examples), the transform that was fitted to them "
-    "(scales, and the cells of a table), and the parts and settings that were chosen for them: all of these count as public",
+    "the schema of the data (shape, columns, categories, ranges, means and scales of columns, number of examples), the "
+    "transform that was fitted to them (scales, and the cells of a table), and the parts and settings that were chosen for "
+    "them: all of these count as public",
     "other runs, refits and evaluations on the same data: each has a cost of its own",
     "examples that belong together: of k examples of one person, the cost is a multiple",
     "the division into training and held-out examples, the held-out ones, and what the run shows and keeps in `training/`",
@@ -110,6 +122,8 @@ def check_parts(
     name = type(inner).__name__
     if objective.adversary is not None:
         raise ConfigError(f"A private run must have an objective without an adversary, got {name}. Use `ELBO`.")
+    if isinstance(inner, SemiSupervised):
+        raise ConfigError("A private run must not be semi-supervised, for its weights count the labels. Use `ELBO`.")
     if isinstance(inner, _MIXING) or (isinstance(inner, ELBO) and inner.free_bits > 0):
         what = "`free_bits`, a bound on a mean over the batch" if isinstance(inner, ELBO) else name
         raise ConfigError(f"The loss of a private run must be a mean over examples, got {what}. Use `ELBO` without it.")

@@ -22,7 +22,7 @@ from vaekit.data.loading import open as open_data
 from vaekit.data.transforms import Transform
 from vaekit.errors import ConfigError, MissingExtraError, TrainingError
 from vaekit.objectives import Objective
-from vaekit.storage import FREQUENCIES, HELD_OUT, PRIOR_FIT, PRIVACY, Bundle, described_privacy
+from vaekit.storage import FREQUENCIES, HELD_OUT, PRIOR_FIT, PRIVACY, QUANTILES, Bundle, described_privacy
 from vaekit.training.callbacks import Callback, MetricsFile, display, tensorboard
 from vaekit.training.checkpoint import whole
 from vaekit.training.config import TrainConfig
@@ -276,7 +276,7 @@ def _bundle(plan: Plan, dataset: Dataset, training: Dataset, held_out: Dataset, 
     """The model with the best weights and what is known of it."""
     plan.vae.load_state_dict(outcome.weights)
     progress, validation = outcome.progress, outcome.progress.best_validation
-    conditions = [] if plan.vae.condition is None else list(plan.vae.condition.categories)
+    encoder = plan.vae.condition
     summary: Json = {
         "stopped": progress.stopped,
         "warning": outcome.warning,
@@ -288,19 +288,26 @@ def _bundle(plan: Plan, dataset: Dataset, training: Dataset, held_out: Dataset, 
         "num_validation_examples": len(held_out),
         "reasons": list(plan.reasons),
         HELD_OUT: None if dataset.splits else {**HOLDOUT, "num_examples": len(dataset), "fingerprint": fingerprint(dataset)},
-        "conditions": conditions,
+        "conditions": [] if encoder is None else list(encoder.names),
         PRIVACY: outcome.privacy,
         FREQUENCIES: {
             name: np.bincount(
                 training.columns[name][training.columns[name] >= 0], minlength=len(dataset.schema.column(name).categories)
             ).tolist()
-            for name in conditions
+            for name in ([] if encoder is None else encoder.categories)
         },
+        QUANTILES: {name: _quantiles(training.columns[name]) for name in ([] if encoder is None else encoder.numbers)},
         "objective": plan.objective.spec(),
         "config": plan.config.model_dump(mode="json"),
     }
     metrics = {f"validation_{name}": value for name, value in validation.items()}
     if outcome.privacy is not None:  # exact numbers of examples, held out or not, are not for others to see
-        metrics, summary[HELD_OUT], summary[FREQUENCIES], summary["warning"] = {}, None, {}, None
+        metrics, summary[HELD_OUT], summary[FREQUENCIES], summary[QUANTILES], summary["warning"] = {}, None, {}, {}, None
     schema = dataset.schema.model_copy(update={"num_examples": len(training) + len(held_out)})
     return Bundle(plan.vae.eval().cpu(), plan.transform.cpu(), schema, summary, metrics)
+
+
+def _quantiles(numbers: np.ndarray) -> list[float]:
+    """The quantiles 0, 1%, ..., 100% of the known numbers; none where there are none."""
+    known = numbers[~np.isnan(numbers)]
+    return np.quantile(known, np.linspace(0, 1, 101)).tolist() if len(known) else []

@@ -9,7 +9,7 @@ import numpy as np
 
 from vaekit.data import cache
 from vaekit.data.dataset import Dataset
-from vaekit.data.schema import Column, Schema, Source
+from vaekit.data.schema import AnyColumn, Schema, Source
 from vaekit.data.text.columns import Gathered
 from vaekit.data.text.fitting import Sample, TokensOption, fit_tokens
 from vaekit.data.text.format import LONG
@@ -191,7 +191,7 @@ class _Reader:
             raise
         return cache.commit(slot, mapped, {})
 
-    def _schema(self, width: int, total: int, columns: tuple[Column, ...], known: Schema | None) -> Schema:
+    def _schema(self, width: int, total: int, columns: tuple[AnyColumn, ...], known: Schema | None) -> Schema:
         if known is not None:
             return known.model_copy(update={"num_examples": total})
         form: Any = self.source.form

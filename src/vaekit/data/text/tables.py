@@ -22,7 +22,7 @@ _WORDS = 4
 def open_frame(
     source: Any, *, text: str | None = None, encoding: str | None = None, known: Schema | None = None, **options: Any
 ) -> TextSource:
-    """A column of a table as texts; columns of few distinct values stay beside them.
+    """A column of a table as texts; columns of few distinct values, and of numbers, stay beside them.
 
     Args:
         source: a path or a frame; see `tables.reading.open_source`.
@@ -39,7 +39,7 @@ def open_frame(
     head = _head(table)
     column = _column(table, head, text, known)
     if known is None:
-        beside = [name for name in table.names if name != column and _is_few_valued(head[name])]
+        beside = [name for name in table.names if name != column and (_is_few_valued(head[name]) or _is_numeric(head[name]))]
     else:
         beside = [known_column.name for known_column in known.columns if known_column.name in table.names]
 
@@ -52,7 +52,7 @@ def open_frame(
     left = [name for name in table.names if name not in (column, *beside)]
     notes = table.notes
     if left and known is None:
-        notes += (f"Columns that are neither the text nor of few values are left out: {', '.join(left[:10])}.",)
+        notes += (f"Columns that are neither the text, nor of few values or numbers, are left out: {', '.join(left[:10])}.",)
     return TextSource(table.form, "The table", chunks, column, table.path, notes)
 
 
@@ -103,6 +103,15 @@ def _listed(names: Any) -> str:
 def _is_few_valued(column: pl.Series) -> bool:
     num = column.drop_nulls().n_unique() if column.dtype not in (pl.List, pl.Struct, pl.Object) else len(column)
     return num <= MOST_CATEGORIES and 2 * num <= max(len(column), 4)
+
+
+def _is_numeric(column: pl.Series) -> bool:
+    """Whether all that is there are numbers."""
+    if column.dtype == pl.String:
+        cells = column.drop_nulls().str.strip_chars()
+        cells = cells.filter(cells.str.len_chars() > 0)
+        return len(cells) > 0 and cells.cast(pl.Float64, strict=False).null_count() == 0
+    return column.dtype.is_numeric() and column.null_count() < len(column)
 
 
 def _is_text(column: pl.Series, alone: bool) -> bool:

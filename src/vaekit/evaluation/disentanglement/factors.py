@@ -85,8 +85,9 @@ def factors_beside(dataset: Dataset, source: Any = None) -> Factors:
         if not dataset.columns:
             raise DataError("The data must come with factors, found no columns. Give a table as `factors` (`--factors`).")
         columns = tuple(dataset.columns)
-        values = np.stack([np.asarray(dataset.columns[name], dtype=np.int64) for name in columns], axis=1)
-        return Factors(values, columns, (False,) * len(columns))
+        kinds = {name: values.dtype.kind for name, values in dataset.columns.items()}
+        coded = [_cut(v) if kinds[name] == "f" else (v.astype(np.int64), False) for name, v in dataset.columns.items()]
+        return Factors(np.stack([codes for codes, _ in coded], axis=1), columns, tuple(cut for _, cut in coded))
     return read_factors(source, len(dataset), dataset.names)
 
 
