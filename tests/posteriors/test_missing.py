@@ -83,4 +83,4 @@ def test_a_missing_element_is_told_from_a_zero(name: str) -> None:
 def test_every_posterior_is_tested_in_this_folder() -> None:
     normals = {"DiagonalNormal", "FullNormal", "LowRankNormal"}  # `test_normal.py`
     tested = {type(make()).__name__ for make in FAMILIES.values()}
-    assert tested | normals == set(posteriors.__all__) - {"Posterior"}
+    assert tested | normals == set(posteriors.__all__) - {"Posterior", "Classifier"}  # q(c|x), of no latent
