@@ -1,0 +1,1 @@
+"""Lossless coding whose bits are the same on every machine."""
