@@ -226,7 +226,7 @@ def test_a_replaced_part_is_in_the_spec() -> None:
     vae.prior = MixtureOfNormals(2, num_components=5)
     vae.posterior.network = MLP(3, [7, 4])
     spec = vae.spec()
-    prior = {"num_latents": 2, "num_components": 5, "spread": 1.0, "covariance": "diagonal"}
+    prior = {"num_latents": 2, "num_components": 5, "spread": 1.0, "covariance": "diagonal", "condition_features": 0}
     assert spec["prior"] == {"type": "priors.MixtureOfNormals", **prior}
     assert spec["posterior"]["network"]["hidden"] == [7, 4]
     again = build(spec)

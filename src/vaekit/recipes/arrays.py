@@ -18,7 +18,15 @@ from vaekit.data.values import chunks
 from vaekit.errors import ConfigError, DataError
 from vaekit.likelihoods import Likelihood
 from vaekit.networks.conv import stage_sizes
-from vaekit.recipes.base import Recipe, batch_size_of, check_latent, condition_of, prior_of
+from vaekit.recipes.base import (
+    LEAST_FOR_SECOND_STAGE,
+    SECOND_STAGE,
+    Recipe,
+    batch_size_of,
+    check_latent,
+    condition_of,
+    prior_of,
+)
 from vaekit.types import Json
 from vaekit.vae import VAE, HierarchicalVAE
 
@@ -93,7 +101,9 @@ def arrays(
     peak = 2e-3 if network == "mlp" else 1e-3
     settings: Json = {"learning_rate": peak * math.sqrt(batch_size / 256), "batch_size": batch_size}
     why_prior = () if prior is None else (f"Prior: {prior}, as asked.",)
-    return Recipe(vae, transform, settings, (why_family, why_network, why_latent, *why_prior))
+    # What is left of a condition in the latents, such as the label in the style of a digit, a prior that ignores it misses.
+    second_stage = SECOND_STAGE if prior is None and features and len(data) >= LEAST_FOR_SECOND_STAGE else None
+    return Recipe(vae, transform, settings, (why_family, why_network, why_latent, *why_prior), second_stage=second_stage)
 
 
 def _choose_likelihood(data: Dataset, asked: str) -> tuple[str, str]:

@@ -38,10 +38,8 @@ def latents_of(bundle: Bundle, dataset: Dataset, draws: int | None) -> Tensor:
         DataError: if they are not finite.
     """
     vae = cast(VAE, bundle.vae)
+    dataset = bounded(dataset)
     num = len(dataset)
-    if num > _MOST_ROWS:
-        chosen = np.sort(np.random.default_rng(0).choice(num, _MOST_ROWS, replace=False))
-        dataset, num = dataset.select(chosen), _MOST_ROWS
     draws = max(1, min(_MOST_DRAWS, _WANTED_ROWS // num)) if draws is None else draws
     block = max(1, min(512, 2**22 // dataset.schema.num_dimensions))
     parts = []
@@ -57,6 +55,13 @@ def latents_of(bundle: Bundle, dataset: Dataset, draws: int | None) -> Tensor:
     if not bool(torch.isfinite(z).all()):
         raise DataError("Latents must be finite, found NaN or infinities. Look for extreme values in the data.")
     return z
+
+
+def bounded(dataset: Dataset) -> Dataset:
+    """The examples, or 2^20 of more, chosen at random and always the same."""
+    if len(dataset) <= _MOST_ROWS:
+        return dataset
+    return dataset.select(np.sort(np.random.default_rng(0).choice(len(dataset), _MOST_ROWS, replace=False)))
 
 
 def check_latents(vae: VAE, z: Tensor) -> None:

@@ -106,7 +106,8 @@ def make_plan(
             chosen = replace(chosen, second_stage=None)  # it would be fitted to the latents of all examples
     if chosen.second_stage is not None:
         reasons.append(
-            f"Prior: after training, a {chosen.second_stage} of normals with full covariances, fitted to the latents."
+            f"Prior: after training, a {chosen.second_stage} of normals with full covariances, fitted to the latents"
+            f"{'' if chosen.vae.condition is None else ' of each condition'}."
         )
     config, why = choose_precision(config, chosen.vae, chosen.transform, objective, data, torch.device(device))
     return Plan(chosen.vae, chosen.transform, objective, config, asked, (*reasons, *why), chosen.second_stage)

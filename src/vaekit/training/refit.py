@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +16,7 @@ from vaekit.component import device_of
 from vaekit.data.dataset import Dataset, fingerprint
 from vaekit.data.transforms import Levels
 from vaekit.distributions import Quantizer
-from vaekit.errors import ConfigError, DataError, require
+from vaekit.errors import ConfigError
 from vaekit.inference import Progress, prepare, seeded
 from vaekit.likelihoods import Normal
 from vaekit.networks import MLP
@@ -28,7 +27,6 @@ from vaekit.priors import (
     AutoregressiveCodes,
     Flow,
     FlowMatching,
-    MixtureOfNormals,
     Prior,
     SecondStage,
     Standardized,
@@ -38,8 +36,9 @@ from vaekit.priors.codes import CodePrior
 from vaekit.storage import HELD_OUT, PRIOR_FIT, PRIVACY, REFERENCE, Bundle
 from vaekit.training.callbacks import Callback
 from vaekit.training.config import BUDGETS, TrainConfig
-from vaekit.training.latents import LatentsOnly, as_data, check_latents, latents_of
+from vaekit.training.latents import LatentsOnly, as_data, bounded, check_latents, latents_of
 from vaekit.training.loop import Trainer
+from vaekit.training.mixtures import Told, fit_mixture
 from vaekit.training.run import make_fabric, split
 from vaekit.training.validation import validate
 from vaekit.types import Json
@@ -56,8 +55,7 @@ KINDS = (*MIXTURES, "flow", "flow-matching", "vae", "autoregressive", "codes")
 KEPT = "the model that was refitted"
 """What a note calls the model as it was."""
 
-_EM_ROWS, _EM_ITERATIONS, _EM_REPORT = 200_000, 300, 10
-_COMPONENTS, _MOST_COMPONENTS, _LATENTS_A_COMPONENT = 10, 1000, 20
+_COMPONENTS, _MOST_COMPONENTS = 10, 1000
 _DEFAULTS: Json = {"batch_size": 256, "learning_rate": 2e-3, "precision": "float32"}
 _STEPS = 5000
 _CODE_WIDTHS, _CODE_STEPS, _CODE_TOKENS = (128, 128), 2000, 4096
@@ -101,15 +99,16 @@ def refit_prior(
     All others are fitted in units in which the latents have mean 0 and standard deviation 1. Those fitted by gradient keep
     the weights that are best on the latents of held-out examples. A `Prior` of one's own is trained from where it stands, in
     the latents' own units unless it is a `Standardized`; one that is made of the posterior or of data is given both.
-    In a conditional model the latents are encoded under the examples' conditions, and the new prior ignores conditions.
+    In a conditional model the latents are encoded under the examples' conditions. A mixture is then one for each condition
+    (`training.mixtures.fit_mixture`); the other priors ignore conditions.
     A new prior may be worse than the one before, as after too few steps: `notes` says so, and `improved` is False.
 
     Args:
         bundle: a trained `VAE`; it is left as it is.
         data: the training data. The part that is held out is that of training (`training.run.split`).
         kind: one of `KINDS`, or a prior.
-        components: of a mixture, at most one for 20 latents; or of each factor of `autoregressive`. At most 1,000; about 10
-            if None.
+        components: of a mixture, at most one for 20 latents; or of each factor of `autoregressive`. At most 1,000; if None
+            about 10, and for each category as many where the mixture is conditioned on one column of them.
         hidden: widths of the networks of the other kinds; of `codes`, the width of each layer, all the same.
         draws: posterior samples an example; None for as many as make 131,072 latents, at most 16. Of points there is one.
         seed: of everything random; the global random state is left as it was.
@@ -141,7 +140,8 @@ def refit_prior(
         check_latents(vae, z)
         before = validate(vae, mine.transform, ELBO(), held_out, config, fabric)
         if isinstance(kind, str) and kind in MIXTURES:
-            prior, how = _fit_mixture(z, components, MIXTURES[kind], seed, progress)
+            told = Told.of(vae, bounded(training), len(z) // len(bounded(training)))
+            prior, how = fit_mixture(z, components, MIXTURES[kind], seed, told, progress)
         else:
             prior = copy.deepcopy(kind) if isinstance(kind, Prior) else _make(kind, vae, components, hidden)
             _start(prior, mine, training, z)
@@ -278,48 +278,6 @@ def _make(kind: str, vae: VAE, components: int | None, hidden: Sequence[int] | N
 
 
 # ------------------------------------------------------------------------------------------------------------- fits
-
-
-def _fit_mixture(
-    z: Tensor, components: int | None, covariance: str, seed: int, progress: Progress | None
-) -> tuple[MixtureOfNormals, Json]:
-    """A mixture by expectation maximisation, on latents of mean 0 and standard deviation 1, brought back to their units."""
-    models = require("sklearn.mixture", "sklearn", "Fitting a mixture")
-    if len(z) < 2:
-        raise DataError("A mixture must have at least 2 latents to be fitted to, found 1. Give more data.")
-    most = max(1, len(z) // _LATENTS_A_COMPONENT)
-    if components is not None and components > most:
-        raise ConfigError(
-            f"A mixture must have no more components than one for {_LATENTS_A_COMPONENT} latents, got {components} for "
-            f"{len(z)}. Use at most {most}."
-        )
-    components = components or min(_COMPONENTS, most)
-    units = Standardized(StandardNormal(z.shape[1]))
-    units.fit(z)
-    shift, scale = units.shift.double(), units.scale.double()
-    rows = z if len(z) <= _EM_ROWS else z[np.sort(np.random.default_rng(seed).choice(len(z), _EM_ROWS, replace=False))]
-    estimate = models.GaussianMixture(
-        components,
-        covariance_type="diag" if covariance == "diagonal" else "full",
-        max_iter=_EM_REPORT,
-        random_state=seed % 2**32,
-        warm_start=True,  # each call goes on where the one before ended
-    )
-    standard, iterations = ((rows.double() - shift) / scale).numpy(), 0
-    with warnings.catch_warnings():  # that it has not converged is part of what is returned
-        warnings.simplefilter("ignore", require("sklearn.exceptions", "sklearn", "Fitting a mixture").ConvergenceWarning)
-        while iterations < _EM_ITERATIONS and not (iterations and estimate.converged_):
-            estimate.fit(standard)
-            iterations += int(estimate.n_iter_)
-            if progress is not None:
-                progress(_EM_ITERATIONS if estimate.converged_ else iterations, _EM_ITERATIONS)
-    found = torch.from_numpy(estimate.covariances_)
-    spread = found.sqrt() * scale if covariance == "diagonal" else torch.linalg.cholesky(found) * scale[:, None]
-    prior = MixtureOfNormals(z.shape[1], components, covariance=covariance)
-    # A component that lost all its latents keeps a weight that has a logarithm.
-    weights = torch.from_numpy(estimate.weights_).clamp_min(1e-30)
-    prior.set_components(weights, torch.from_numpy(estimate.means_) * scale + shift, spread)
-    return prior, {"iterations": iterations, "converged": bool(estimate.converged_)}
 
 
 def _start(prior: Prior, bundle: Bundle, training: Dataset, z: Tensor) -> None:
